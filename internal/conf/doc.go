@@ -1,0 +1,14 @@
+// Package conf reads Dovecot configuration files: the language of Dovecot 2.3 (clauses C1
+// to C8, C10, C14 to C16), from bytes to merged settings with their positions. It does
+// not know what a setting means: names, types, defaults and built-in services stand in
+// package settings; printing is package doveconf's.
+//
+//	Load -> Config: every file read, every error of every file, in order
+//	          Root, Filters: Scope = what stands outside filters, or in one of them
+//	            Block: a section with its settings and sections as written
+//	Config.View(Filter) -> View: one client's settings, merged
+//
+// Where Dovecot stops at the first error, Load notes it and goes on with the next line.
+// A Diagnostic's Summary is Dovecot's text, Detail says what would be right; Text gives
+// the whole line that Dovecot's doveconf would have printed.
+package conf
