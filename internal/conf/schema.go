@@ -33,4 +33,5 @@ type Known struct {
 type Section struct {
 	Kind Kind
 	Key  string // the setting that holds the name: "name", "path"; "" for maps
+	Auth bool   // as in Known
 }

@@ -1,0 +1,301 @@
+package conf
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+// Options say how to load. The zero Options are doveconf's without -x.
+type Options struct {
+	// Expand puts in all $variables and the contents of <files, as the running server
+	// does (clauses C5, C6); otherwise only `key = $key more`.
+	Expand bool
+	// Env is asked for $ENV:NAME; nil is os.LookupEnv.
+	Env func(name string) (string, bool)
+	// Schema says which settings there are; nil is Dovecot 2.3's with our own.
+	Schema Schema
+	// Own adds the checks of standalone: what it cannot serve is an error (Own errors have
+	// no Report.Text).
+	Own bool
+	// NoChecks leaves out the checks of whole configurations (clause C16, and Own).
+	NoChecks bool
+	// Resolve finds the address of a host name in local and remote; nil asks the system,
+	// at most 30 seconds for each.
+	Resolve resolver
+}
+
+// Load reads the file at path with everything it includes. It always returns a Config,
+// with what could be understood; it must not be used to serve anyone if the Diagnostics
+// have errors. They stand in the order in which Dovecot would find them, warnings among
+// them.
+func Load(path string, opt Options) (*Config, hcl.Diagnostics) {
+	p := newParser(path, opt)
+	if p.openMain(path) {
+		p.run()
+	}
+	if !opt.NoChecks {
+		p.check()
+	}
+	return p.cfg, p.diags
+}
+
+func newParser(path string, opt Options) *parser {
+	if opt.Env == nil {
+		opt.Env = os.LookupEnv
+	}
+	if opt.Resolve == nil {
+		opt.Resolve = lookupHost
+	}
+	if opt.Schema == nil {
+		opt.Schema = Dovecot23()
+	}
+	root := &Scope{Block: &Block{}}
+	p := &parser{
+		opt: opt, schema: opt.Schema,
+		cfg:   &Config{Path: path, Root: root, schema: opt.Schema, expanded: opt.Expand},
+		lex:   lexer{d: &dialect23},
+		files: map[string]*File{}, seen: map[string]string{},
+	}
+	p.lex.warn = p.ambiguousHash
+	p.open = []frame{{scope: root, block: root.Block, filter: true}}
+	return p
+}
+
+// A parser reads one configuration.
+type parser struct {
+	problems
+	opt    Options
+	schema Schema
+	cfg    *Config
+	lex    lexer
+
+	stack   []*input // files being read; the last one is read next (clause C7.6)
+	files   map[string]*File
+	byMatch map[string][]*Scope // cfg.Filters by Match.key
+	bytes   int64               // of all files opened so far
+	// stopped: a bound of source.go was passed, nothing more is included.
+	stopped bool
+
+	open     []frame           // sections around the line; open[0] is the root
+	sections int               // unnamed sections that are not filters, so far
+	seen     map[string]string // clause C10.11: path of a setting in a filter or section -> first place
+	lenient  bool              // the last line was the head of a section without its brace
+	old      obsolete
+}
+
+// A frame is one open section.
+type frame struct {
+	key    string // the type
+	scope  *Scope
+	block  *Block // nil: nothing is known in it
+	filter bool
+	// quiet: the head was wrong, and what stands inside is not looked at.
+	quiet bool
+	auth  authPart
+	// prefix is the path Dovecot puts before keys: "service/submission/".
+	prefix string
+	at     Range
+	file   string // that Dovecot would name for at
+}
+
+// An input is a file being read.
+type input struct {
+	file   *File
+	text   string // content not yet read
+	off    int
+	line   int    // last physical line read
+	by     *input // the file that includes it
+	depth  int
+	stat   os.FileInfo // nil for a directory
+	isMain bool
+}
+
+func (p *parser) top() *frame { return &p.open[len(p.open)-1] }
+
+// run reads all lines.
+func (p *parser) run() {
+	for len(p.stack) > 0 && !p.full {
+		in := p.stack[len(p.stack)-1]
+		if in.text == "" {
+			p.stack = p.stack[:len(p.stack)-1]
+			continue
+		}
+		phys, rest, ended := strings.Cut(in.text, "\n")
+		off := in.off
+		in.off += len(phys)
+		if ended {
+			in.off++
+		}
+		in.text = rest
+		in.line++
+		phys = strings.TrimSuffix(phys, "\r")
+		l := p.lex.next(phys, in.file, in.line, off)
+		if l.kind != lineContinued {
+			p.apply(in, l)
+			p.lex.done()
+		}
+	}
+	if f := p.top(); len(p.open) > 1 {
+		p.atEnd(f.at, p.cfg.Path, fmt.Sprintf("Missing '}' (section started at %s:%d)", f.file, f.at.Line),
+			"Every section ends with a line that has nothing but `}`.")
+	}
+}
+
+// here is the input whose line is being looked at. Includes push onto the stack, but only
+// as their line's last act.
+func (p *parser) here() *input { return p.stack[len(p.stack)-1] }
+
+// fail notes an error of the current line at the given part of it.
+func (p *parser) fail(r Range, text, detail string) {
+	in := p.here()
+	p.onLine(r, in.file.Path, in.line, text, detail)
+}
+
+func (p *parser) ambiguousHash(at int) {
+	in := p.here()
+	const text = "Ambiguous '#' character in line, treating it as comment. Add a space before it to remove this warning."
+	p.warn(p.lex.rang(at, at+1), fmt.Sprintf("Configuration file %s line %d: %s", in.file.Path, in.line, text), text,
+		"If the # belongs to the value, put the value in quotes.")
+}
+
+// apply acts on a line (clause C1.5).
+func (p *parser) apply(in *input, l line) {
+	lenient := p.lenient
+	p.lenient = false
+	if l.kind == lineSkip {
+		p.lenient = lenient
+		return
+	}
+	if p.top().quiet {
+		p.applyQuiet(in, l)
+		return
+	}
+	if p.obsoleteLine(&l) {
+		return
+	}
+	switch l.kind {
+	case lineSet:
+		p.set(l)
+	case lineOpen:
+		p.openSection(l)
+	case lineClose:
+		p.closeSection()
+	case lineInclude, lineIncludeTry:
+		p.include(in, l)
+	case lineBad:
+		if lenient && p.lex.text == "{" {
+			return // the brace of the section whose head has been reported
+		}
+		p.bad(l)
+	}
+}
+
+// applyQuiet follows only the braces in a section that is not looked at. Files are not
+// included there, as they may hold anything.
+func (p *parser) applyQuiet(in *input, l line) {
+	switch {
+	case l.kind == lineOpen:
+		p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
+	case l.kind == lineClose:
+		p.open = p.open[:len(p.open)-1]
+	case l.kind == lineBad:
+		p.bad(l)
+	}
+}
+
+// push opens a section; its place is the current line.
+func (p *parser) push(f frame) {
+	in := p.here()
+	f.at, f.file = p.lex.rang(0, len(p.lex.text)), in.file.Path
+	f.at.Line = in.line
+	if f.prefix == "" {
+		f.prefix = p.top().prefix
+	}
+	if len(p.open) > maxDepth {
+		if !p.stopped {
+			p.fail(f.at, fmt.Sprintf("Sections are nested more than %d deep", maxDepth), "Perhaps braces do not match.")
+			p.stopped = true
+		}
+		f.quiet = true
+	}
+	p.open = append(p.open, f)
+}
+
+func (p *parser) closeSection() {
+	if len(p.open) == 1 {
+		p.fail(p.lex.rang(0, 1), "Unexpected '}'", "No section is open here.")
+		return
+	}
+	p.open = p.open[:len(p.open)-1]
+}
+
+// bad reports a line that is none of the forms, and guesses what was meant so that the
+// following lines make sense.
+func (p *parser) bad(l line) {
+	detail := "A line is `setting = value`, `section name {`, `}` alone, or `!include files`."
+	all := p.lex.rang(0, l.end)
+	section := p.isSection(l.key)
+	switch {
+	case l.bad == "Garbage after '{'":
+		detail = "The brace must be the last thing on its line; what is inside follows on lines of its own."
+		if !strings.HasSuffix(p.lex.text, "}") {
+			defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
+		}
+	case strings.HasPrefix(p.lex.text, "}"):
+		detail = "`}` must be the only thing on its line."
+		defer func() {
+			if len(p.open) > 1 {
+				p.open = p.open[:len(p.open)-1]
+			}
+		}()
+	case p.lex.text == "{":
+		detail = "The brace that opens a section stands on the line of the section's name."
+		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
+	case section && strings.HasSuffix(p.lex.text, "{"):
+		detail = "A section has one name; a name with blanks is written in double quotes."
+		if strings.HasSuffix(l.value, "{") && strings.Count(p.lex.text, " ") == 1 {
+			detail = "There must be a blank before the brace."
+		}
+		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
+	case section:
+		detail = fmt.Sprintf("The head of a section is `%s name {`, with the brace on the same line.", l.key)
+		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
+		p.lenient = true
+	case strings.HasSuffix(l.key, "{"):
+		detail = "There must be a blank before the brace."
+		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
+	case l.key == "include" || l.key == "include_try":
+		detail = fmt.Sprintf("Including is written `!%s files`.", l.key)
+	case p.isSetting(l.key):
+		detail = fmt.Sprintf("There is no = between the setting and its value: `%s = ...`.", l.key)
+	}
+	p.fail(all, l.bad, detail)
+}
+
+// isSection says whether key is a type of section here or at the root.
+func (p *parser) isSection(key string) bool {
+	if filterWords[key] != nil {
+		return true
+	}
+	if _, ok := p.schema.Section(key); ok {
+		return true
+	}
+	b := p.top().block
+	if b == nil {
+		return false
+	}
+	_, ok := p.schema.Section(join(b.path, key))
+	return ok
+}
+
+func (p *parser) isSetting(key string) bool {
+	b := p.top().block
+	if b == nil {
+		return false
+	}
+	_, ok := p.schema.Setting(join(b.path, key))
+	return ok
+}

@@ -1,0 +1,225 @@
+package conf
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+// A View is the settings of one client: all filters that match it merged, the most
+// specific first (clause C10.9). It shares what did not need merging with its Config and
+// does not change.
+type View struct {
+	cfg  *Config
+	root *Block
+
+	// UsesLocal and UsesRemote: some filter for this service asks for a local address or
+	// name, or for a remote address; UsedLocal and UsedRemote: such a filter matched
+	// (clause P2.4).
+	UsesLocal, UsesRemote, UsedLocal, UsedRemote bool
+	// OtherServices are the protocols for which there are filters that did not match, if
+	// the Filter names none.
+	OtherServices []string
+}
+
+// A ConflictError says that two filters match the same client, none is the more specific
+// one, and both set Key (clause C10.10).
+type ConflictError struct {
+	Key string
+	At  Range // where the second filter begins
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("Conflict in setting %s found from filter at %s:%d", e.Key, e.At.Filename, e.At.Line)
+}
+
+// View merges the settings for one client. The error is a *ConflictError.
+func (c *Config) View(f Filter) (*View, error) { return c.view(f.request()) }
+
+func (c *Config) view(r request) (*View, error) {
+	v := &View{cfg: c}
+	var match []*Scope
+	for _, s := range c.Filters {
+		m := s.Match
+		if !m.matchesService(r) {
+			if r.service == nil && !slices.Contains(v.OtherServices, *m.Protocol) {
+				v.OtherServices = append(v.OtherServices, *m.Protocol)
+			}
+			continue
+		}
+		local, remote := m.Local.Bits > 0 || m.LocalName != nil, m.Remote.Bits > 0
+		v.UsesLocal = v.UsesLocal || local
+		v.UsesRemote = v.UsesRemote || remote
+		if m.matchesRest(r) {
+			v.UsedLocal = v.UsedLocal || local
+			v.UsedRemote = v.UsedRemote || remote
+			match = append(match, s)
+		}
+	}
+	if len(match) == 0 {
+		v.root = c.Root.Block
+		return v, nil
+	}
+	slices.SortStableFunc(match, func(a, b *Scope) int { return a.Match.compare(b.Match) })
+	match = append(match, c.Root)
+	v.root = match[0].clone()
+	for i, s := range match[1:] {
+		strict := !s.Match.weaker(match[i].Match)
+		if key := v.root.merge(s.Block, strict); key != "" {
+			return nil, &ConflictError{Key: key, At: s.Open[0]}
+		}
+	}
+	return v, nil
+}
+
+// clone copies b, not the blocks in it.
+func (b *Block) clone() *Block {
+	c := *b
+	c.Settings, c.Blocks = slices.Clone(b.Settings), slices.Clone(b.Blocks)
+	c.byKey, c.byID = make(map[string]*Setting, len(b.byKey)), make(map[string]*Block, len(b.byID))
+	for k, s := range b.byKey {
+		c.byKey[k] = s
+	}
+	for k, s := range b.byID {
+		c.byID[k] = s
+	}
+	return &c
+}
+
+// merge adds to b what src sets and b does not. strict: a key that both set is a
+// conflict, and returned. Blocks in b may be shared and are copied before they change.
+func (b *Block) merge(src *Block, strict bool) (conflict string) {
+	strict = strict && b.Kind != Map // maps are merged without a word
+	for _, s := range src.Settings {
+		if _, ok := b.byKey[s.Key]; ok {
+			if strict {
+				return s.Key
+			}
+			continue
+		}
+		b.Settings = append(b.Settings, s)
+		if b.byKey == nil {
+			b.byKey = map[string]*Setting{}
+		}
+		b.byKey[s.Key] = s
+	}
+	for _, c := range src.Blocks {
+		id := c.Type + "/" + c.ID
+		have := b.byID[id]
+		if have == nil || c.Kind == List {
+			b.Blocks = append(b.Blocks, c)
+			if b.byID == nil {
+				b.byID = map[string]*Block{}
+			}
+			b.byID[id] = c
+			continue
+		}
+		if strict && c.Kind == Unique && len(have.Open) > 0 && len(c.Open) > 0 {
+			// Both heads set the key field.
+			if c.Type == "unix_listener" || c.Type == "fifo_listener" {
+				return "path"
+			}
+			return "name"
+		}
+		own := have.clone()
+		b.Blocks[slices.Index(b.Blocks, have)] = own
+		b.byID[id] = own
+		if key := own.merge(c, strict); key != "" {
+			return key
+		}
+	}
+	return ""
+}
+
+// Root is the merged settings as a Block, for those who need more than the methods give.
+func (v *View) Root() *Block { return v.root }
+
+// Get returns the value of a setting if the files set it, in the form of clause C11. The
+// name is a path as in clause C8.4: "listen", "service/auth/client_limit",
+// "plugin/quota".
+func (v *View) Get(name string) (string, bool) {
+	if s, ok := v.root.Find(name); ok {
+		return s.Value, true
+	}
+	return "", false
+}
+
+// Value is Get with the default for what is not set. It is "" for names that do not exist.
+func (v *View) Value(name string) string {
+	if s, ok := v.root.Find(name); ok {
+		return s.Value
+	}
+	k, _ := v.cfg.schema.Setting(name)
+	return k.Default
+}
+
+// Range is where the value of name stands; the zero Range if the files do not set it.
+func (v *View) Range(name string) hcl.Range {
+	if s, ok := v.root.Find(name); ok {
+		return s.Last.Range.Range
+	}
+	return hcl.Range{}
+}
+
+// A KV is one line of plugin {}.
+type KV struct {
+	Key, Value string
+	Range      hcl.Range
+}
+
+// Plugin returns the lines of plugin {}, those of filters first.
+func (v *View) Plugin() []KV {
+	b := v.root.Block("plugin", "")
+	if b == nil {
+		return nil
+	}
+	out := make([]KV, len(b.Settings))
+	for i, s := range b.Settings {
+		out[i] = KV{s.Key, s.Value, s.Last.Range.Range}
+	}
+	return out
+}
+
+// A ListSection is a passdb or a userdb.
+type ListSection struct {
+	Name   string
+	Values map[string]string // what is set, in the form of clause C11
+	Range  hcl.Range         // of its head
+	block  *Block
+}
+
+// Get returns a value, or the default.
+func (s ListSection) Get(key string) string { return s.Values[key] }
+
+// At is where the value of key stands; the head if it is not set.
+func (s ListSection) At(key string) hcl.Range {
+	if set, ok := s.block.Get(key); ok {
+		return set.Last.Range.Range
+	}
+	return s.Range
+}
+
+// Passdbs returns the passdb sections in the order in which they are asked: those of
+// matching filters first.
+func (v *View) Passdbs() []ListSection { return v.list("passdb") }
+
+// Userdbs is Passdbs for userdb sections.
+func (v *View) Userdbs() []ListSection { return v.list("userdb") }
+
+func (v *View) list(typ string) []ListSection {
+	var out []ListSection
+	for _, b := range v.root.Of(typ) {
+		s := ListSection{Name: b.Name, Values: map[string]string{}, Range: b.Pos().Range, block: b}
+		for _, key := range v.cfg.schema.Settings(typ) {
+			k, _ := v.cfg.schema.Setting(join(typ, key))
+			s.Values[key] = k.Default
+		}
+		s.Values["name"] = b.Name
+		for _, set := range b.Settings {
+			s.Values[set.Key] = set.Value
+		}
+		out = append(out, s)
+	}
+	return out
+}
