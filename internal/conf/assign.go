@@ -2,6 +2,7 @@ package conf
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,10 +36,11 @@ func (p *parser) set(l line) {
 func (p *parser) warnGlobalAfterFilter(f *frame, key string, at Range) {
 	in, path := p.here(), f.prefix+key
 	first, seen := p.seen[path]
+	inside := slices.ContainsFunc(p.open[1:], func(f frame) bool { return f.auth == authNone })
 	switch {
-	case len(p.open) > 1 && !seen:
+	case inside && !seen:
 		p.seen[path] = fmt.Sprintf("%s line %d", in.file.Path, in.line)
-	case len(p.open) == 1 && seen:
+	case !inside && seen:
 		text := fmt.Sprintf("Global setting %s won't change the setting inside an earlier filter at %s "+
 			"(if this is intentional, avoid this warning by moving the global setting before %s)", path, first, first)
 		p.warn(at, fmt.Sprintf("%s line %d: %s", in.file.Path, in.line, text), text, "")
@@ -125,9 +127,21 @@ func (p *parser) list(f *frame, b *Block, typ string, sec Section, value string,
 		return
 	}
 	for _, id := range strings.FieldsFunc(value, func(r rune) bool { return r == ' ' || r == '\t' || r == ',' }) {
+		if sec.Kind == List && b.Block(typ, Unescape(id)) != nil {
+			p.exists(b, typ, Unescape(id), a.Range)
+			continue
+		}
 		c := p.child(b, typ, Unescape(id), sec)
 		c.Open, c.NameRange = append(c.Open, a.Key), a.Range
 	}
+}
+
+// exists reports the name of a list element that another one has. Elements without a name
+// have their number for it.
+func (p *parser) exists(b *Block, typ, id string, at Range) {
+	where := b.Block(typ, id).Pos()
+	p.fail(at, fmt.Sprintf("%s/%s already exists", typ, Escape(id)),
+		fmt.Sprintf("At %s line %d. A %s needs no name; those that have one need different ones.", where.Filename, where.Line, typ))
 }
 
 // resolve follows the slashes of key from b on: to the block that holds the setting, and
@@ -237,6 +251,9 @@ func (p *parser) openSection(l line) {
 	case sec.Auth && f.scope.Match.notAuth():
 		next.quiet = true
 		p.authInside(l.key, keyAt)
+	case sec.Kind == List && b.Block(typ, id) != nil:
+		next.quiet = true
+		p.exists(b, typ, id, head)
 	default:
 		next.block = p.openBlock(b, typ, id, sec, l, head)
 	}

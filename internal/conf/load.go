@@ -139,8 +139,11 @@ func (p *parser) run() {
 		}
 	}
 	if f := p.top(); len(p.open) > 1 {
-		p.atEnd(f.at, p.cfg.Path, fmt.Sprintf("Missing '}' (section started at %s:%d)", f.file, f.at.Line),
+		rep := p.atEnd(f.at, p.cfg.Path, fmt.Sprintf("Missing '}' (section started at %s:%d)", f.file, f.at.Line),
 			"Every section ends with a line that has nothing but `}`.")
+		if f.auth != authNone {
+			rep.Text = "" // Dovecot does not notice
+		}
 	}
 }
 

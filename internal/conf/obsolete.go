@@ -151,19 +151,27 @@ func (p *parser) become(f *frame, key, value string, l *line) {
 	p.assign(f, key, value, a)
 }
 
-// becomeGlobal sets path in the root. Dovecot drops values that are wrong there without
-// a word; here a warning names them.
-func (p *parser) becomeGlobal(path, value string, l *line) {
-	root := &p.open[0]
+// becomeGlobal sets path in the root.
+func (p *parser) becomeGlobal(path, value string, l *line) { p.become(&p.open[0], path, value, l) }
+
+// becomeServices sets what a line means for several services. Unless the line stands in
+// a filter for one protocol, Dovecot drops values that are wrong without a word; here a
+// warning names them.
+func (p *parser) becomeServices(f *frame, services []string, key, value string, l *line) {
 	n, errs := len(p.diags), p.errors
-	p.become(root, path, value, l)
-	if p.errors == errs {
+	for _, s := range services {
+		p.becomeGlobal("service/"+s+"/"+key, value, l)
+	}
+	if m := f.scope.Match.Protocol; p.errors == errs || m != nil && (*m == "" || (*m)[0] != '!') {
 		return
+	}
+	for _, d := range p.diags[n+1:] {
+		d.Extra.(*Report).Only = true // once is enough
 	}
 	for _, d := range p.diags[n:] {
 		d.Severity = hcl.DiagWarning
 		d.Detail = "The line is ignored."
-		d.Extra = &Report{Level: "Warning"}
+		d.Extra.(*Report).Level, d.Extra.(*Report).Text = "Warning", ""
 	}
 	p.errors = errs
 }
@@ -194,12 +202,14 @@ func (p *parser) obsoleteSetting(f *frame, l *line) bool {
 			to = mail
 		}
 		p.noteObsolete("%s has been replaced by service { %s }", key, to.key)
+		var services []string
 		for _, o := range p.protocolsOf(f) {
 			if isLogin {
 				o.mail = o.login
 			}
-			p.becomeGlobal("service/"+o.mail+"/"+to.key, to.value(value), l)
+			services = append(services, o.mail)
 		}
+		p.becomeServices(f, services, to.key, to.value(value), l)
 		return true
 	}
 	if special := obsoleteSpecial[key]; special != nil {
@@ -261,7 +271,7 @@ var obsoleteSpecial = map[string]func(*parser, *frame, *line) bool{
 			return false
 		}
 		p.noteObsolete("auth_cache_size value no longer defaults to megabytes. Use %dM", n)
-		p.become(f, "auth_cache_size", fmt.Sprintf("%dM", n), l)
+		p.becomeGlobal("auth_cache_size", fmt.Sprintf("%dM", n), l)
 		return true
 	},
 	"listen":        (*parser).oldListen,
@@ -319,7 +329,7 @@ func (p *parser) oldSSLProtocols(f *frame, l *line) bool {
 	names := []string{"SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2"}
 	var with, without [4]bool
 	some, bad := false, ""
-	for _, w := range words(l.value) {
+	for _, w := range strings.FieldsFunc(l.value, func(r rune) bool { return r == ' ' || r == ',' }) {
 		name, off := strings.CutPrefix(w, "!")
 		i := slices.Index(names, name)
 		switch {
@@ -388,6 +398,7 @@ func (p *parser) oldProtocolNames(f *frame, l *line) bool {
 		p.become(f, fmt.Sprintf("service/%[1]s-login/inet_listener/%[1]s/port", plain), "0", l)
 	}
 	if changed {
+		p.warnGlobalAfterFilter(f, l.key, p.lex.rang(0, len(l.key)))
 		p.become(f, "protocols", strings.Join(out, " "), l)
 	}
 	return changed
@@ -396,35 +407,43 @@ func (p *parser) oldProtocolNames(f *frame, l *line) bool {
 // oldListen is clause C14.3, and listen inside protocol.
 func (p *parser) oldListen(f *frame, l *line) bool {
 	value, port := l.value, ""
+	inFilter := f.scope != p.cfg.Root
+	if f.auth != authNone {
+		return false
+	}
+	if value == "" && (inFilter || l.key == "ssl_listen") {
+		return true // says nothing
+	}
 	if listenHasPort(value) {
 		i := strings.LastIndexByte(value, ':')
 		value, port = value[:i], value[i+1:]
 		p.noteObsolete("%s=..:port has been replaced by service { inet_listener { port } }", l.key)
 	}
-	inProtocol := f.scope.Match.Protocol != nil
-	if !inProtocol && l.key == "listen" && port == "" {
+	if !inFilter && l.key == "listen" && port == "" {
 		return false
+	}
+	plain := !inFilter && l.key == "listen"
+	if !plain {
+		p.noteObsolete("protocol { %s } has been replaced by service { inet_listener { address } }", l.key)
 	}
 	for _, o := range p.protocolsOf(f) {
 		name := o.name
 		if l.key == "ssl_listen" {
 			name += "s"
 		}
-		to := "service/" + o.login + "/inet_listener/" + name
 		if !p.builtinListener(o.login, name) {
 			continue
 		}
-		if port != "" {
-			p.becomeGlobal(to+"/port", port, l)
+		if to := "inet_listener/" + name; port != "" {
+			p.becomeServices(f, []string{o.login}, to+"/port", port, l)
 		}
-		if inProtocol || l.key == "ssl_listen" {
-			p.becomeGlobal(to+"/address", value, l)
+		if to := "inet_listener/" + name; inFilter || l.key == "ssl_listen" {
+			p.becomeServices(f, []string{o.login}, to+"/address", value, l)
 		}
 	}
-	if !inProtocol && l.key == "listen" {
+	if plain {
+		p.warnGlobalAfterFilter(f, l.key, p.lex.rang(0, len(l.key)))
 		p.become(f, "listen", value, l)
-	} else {
-		p.noteObsolete("protocol { %s } has been replaced by service { inet_listener { address } }", l.key)
 	}
 	return true
 }
@@ -453,7 +472,7 @@ func listenHasPort(value string) bool {
 // obsoleteHead is a section of 1.x or one that was renamed.
 func (p *parser) obsoleteHead(f *frame, l *line) bool {
 	switch {
-	case l.key == "auth" && len(p.open) == 1:
+	case l.key == "auth" && f.auth == authNone && f.block != nil && f.block.parent == nil:
 		p.noteObsolete("add auth_ prefix to all settings inside auth {} and remove the auth {} section completely")
 		p.push(frame{key: "auth", scope: f.scope, block: f.block, filter: true, auth: authBlock})
 		return true

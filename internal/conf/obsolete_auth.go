@@ -51,13 +51,16 @@ func (p *parser) authLine(f *frame, l *line) bool {
 
 func (p *parser) authBlockLine(f *frame, l *line) bool {
 	switch {
-	case l.kind == lineSet && l.key != "" && !strings.Contains(l.key, "/"):
-		was := *l
-		was.key = "auth_" + l.key
-		if l.form == Plain && p.obsoleteSetting(f, &was) {
+	case l.kind == lineSet && l.form == Plain && l.key != "":
+		if p.obsoleteSetting(f, l) {
 			return true
 		}
-		p.set(was)
+		was := *l
+		was.key = "auth_" + strings.TrimPrefix(l.key, "auth_")
+		if !p.obsoleteSetting(f, &was) {
+			p.warnGlobalAfterFilter(f, was.key, p.lex.rang(0, len(l.key)))
+			p.become(f, was.key, l.value, l)
+		}
 		return true
 	case l.kind == lineOpen && (l.key == "passdb" || l.key == "userdb"):
 		p.noteObsolete("%[1]s %[2]s {} has been replaced by %[1]s { driver=%[2]s }", l.key, l.value)

@@ -3,6 +3,7 @@ package conf
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 )
@@ -145,13 +146,37 @@ func (v *View) Get(name string) (string, bool) {
 	return "", false
 }
 
-// Value is Get with the default for what is not set. It is "" for names that do not exist.
+// Value is Get with the default, or what a built-in service has, for what is not set. It
+// is "" for names that do not exist.
 func (v *View) Value(name string) string {
 	if s, ok := v.root.Find(name); ok {
 		return s.Value
 	}
-	k, _ := v.cfg.schema.Setting(name)
+	if !strings.Contains(name, "/") {
+		k, _ := v.cfg.schema.Setting(name)
+		return k.Default
+	}
+	builtin := &Block{}
+	for _, s := range v.cfg.schema.Services() {
+		if strings.HasPrefix(name, "service/"+Escape(s.ID)+"/") {
+			builtin.Blocks, builtin.byID = []*Block{s}, map[string]*Block{"service/" + s.ID: s}
+		}
+	}
+	if s, ok := builtin.Find(name); ok {
+		return s.Value
+	}
+	k, _ := v.cfg.schema.Setting(typesOf(name))
 	return k.Default
+}
+
+// typesOf drops the names of sections from a path: service/x/user is service/user.
+func typesOf(path string) string {
+	parts := strings.Split(path, "/")
+	var out []string
+	for i := 0; i < len(parts); i += 2 {
+		out = append(out, parts[i])
+	}
+	return strings.Join(out, "/")
 }
 
 // Range is where the value of name stands; the zero Range if the files do not set it.
