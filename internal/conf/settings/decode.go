@@ -97,4 +97,3 @@ func put[V any](to *V, text string, parse func(string) (V, error)) error {
 	}
 	return err
 }
-

@@ -131,4 +131,4 @@ var table = [...]Setting{
 	{Name: "submission_relay_user", Type: Str},
 	{Name: "valid_chroot_dirs", Type: Str},
 	{Name: "verbose_proctitle", Type: Bool, Default: "no"},
-	{Name: "verbose_ssl", Type: Bool, Default: "no"},}
+	{Name: "verbose_ssl", Type: Bool, Default: "no"}}
