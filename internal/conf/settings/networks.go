@@ -1,7 +1,6 @@
 package settings
 
 import (
-	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -22,7 +21,7 @@ func ParseNetworks(s string) ([]netip.Prefix, []error) {
 		if p, ok := ParseNetwork(w); ok {
 			nets = append(nets, p.Masked())
 		} else {
-			errs = append(errs, fmt.Errorf("Invalid network '%s'", w)) //nolint:staticcheck // Dovecot's text
+			errs = append(errs, fault("Invalid network '", w, "'"))
 		}
 	}
 	return nets, errs
