@@ -16,11 +16,11 @@ func hclError(summary, detail string) *hcl.Diagnostic {
 // set is a line `key = value` in the section on top.
 func (p *parser) set(l line) {
 	keyAt := p.lex.rang(0, len(l.key))
-	if l.key == "" {
+	f := p.top()
+	if l.key == "" && f.prefix == "" {
 		p.fail(keyAt, "Missing key name ('=' at the beginning of line)", "The name of the setting stands before the =.")
 		return
 	}
-	f := p.top()
 	p.warnGlobalAfterFilter(f, l.key, keyAt)
 	a := &Assignment{
 		Form: l.form, Raw: p.lex.text[min(l.valueAt, l.end):l.end], Quote: l.quote,

@@ -35,9 +35,13 @@ var groups = []group{
 	{(*checker).logging, 1},
 	{(*checker).ssl, 1},
 	{(*checker).auth, 1},
+	{workarounds("imap", "delay-newmail", "tb-extra-mailbox-sep", "tb-lsub-flags"), 1},
+	{workarounds("lmtp", "whitespace-before-path", "mailbox-for-path"), 1},
 	{(*checker).mail, 1},
 	{(*checker).master, 1},
-	{(*checker).workarounds, 2}, // the same check in the login and in the worker group
+	{workarounds("pop3", "outlook-no-nuls", "oe-ns-eoh"), 1},
+	// The same check in the login and in the worker group.
+	{workarounds("submission", "whitespace-before-path", "mailbox-for-path", "implicit-auth-external", "exotic-backend"), 2},
 }
 
 // check runs all checks on what has been read.
@@ -167,13 +171,14 @@ func (c *checker) mail() {
 	}
 }
 
-var workarounds = []string{"whitespace-before-path", "mailbox-for-path", "implicit-auth-external", "exotic-backend"}
-
-func (c *checker) workarounds() {
-	const name = "submission_client_workarounds"
-	for _, w := range words(c.v.Value(name)) {
-		if !slices.Contains(workarounds, strings.ToLower(w)) {
-			c.fail(c.v.Range(name), name+": Unknown workaround: "+w, "One of "+strings.Join(workarounds, ", ")+".")
+// workarounds checks PROTOCOL_client_workarounds.
+func workarounds(protocol string, right ...string) func(*checker) {
+	name := protocol + "_client_workarounds"
+	return func(c *checker) {
+		for _, w := range words(c.v.Value(name)) {
+			if !slices.Contains(right, strings.ToLower(w)) {
+				c.fail(c.v.Range(name), name+": Unknown workaround: "+w, "One of "+strings.Join(right, ", ")+".")
+			}
 		}
 	}
 }

@@ -134,6 +134,12 @@ func (p *parser) noteObsolete(format string, args ...any) {
 
 // become assigns what the line l means now, in the frame f.
 func (p *parser) become(f *frame, key, value string, l *line) {
+	p.warnGlobalAfterFilter(f, key, p.lex.rang(l.keyAt, l.keyAt+len(l.key)))
+	p.becomeQuietly(f, key, value, l)
+}
+
+// becomeQuietly is become without the warning of clause C10.11.
+func (p *parser) becomeQuietly(f *frame, key, value string, l *line) {
 	a := &Assignment{
 		Raw: p.lex.text[min(l.valueAt, l.end):l.end], Quote: l.quote, By: l.key,
 		Key: p.lex.rang(l.keyAt, l.keyAt+len(l.key)), Range: p.lex.rang(l.valueAt, l.end),
@@ -152,7 +158,9 @@ func (p *parser) become(f *frame, key, value string, l *line) {
 }
 
 // becomeGlobal sets path in the root.
-func (p *parser) becomeGlobal(path, value string, l *line) { p.become(&p.open[0], path, value, l) }
+func (p *parser) becomeGlobal(path, value string, l *line) {
+	p.becomeQuietly(&p.open[0], path, value, l)
+}
 
 // becomeServices sets what a line means for several services. Unless the line stands in
 // a filter for one protocol, Dovecot drops values that are wrong without a word; here a
@@ -309,7 +317,7 @@ func (p *parser) oldSieve(f *frame, l *line) bool {
 	} else {
 		p.noteObsolete("sieve_storage has been moved into plugin { sieve_dir }")
 	}
-	p.become(f, "plugin/"+l.key, l.value, l)
+	p.becomeQuietly(f, "plugin/"+l.key, l.value, l)
 	return true
 }
 
@@ -395,10 +403,9 @@ func (p *parser) oldProtocolNames(f *frame, l *line) bool {
 		p.noteObsolete("'%[1]ss' protocol can no longer be specified (use protocols=%[1]s). "+
 			"to disable non-ssl %[1]s, use service %[1]s-login { inet_listener %[1]s { port=0 } }", plain)
 		out[i] = plain
-		p.become(f, fmt.Sprintf("service/%[1]s-login/inet_listener/%[1]s/port", plain), "0", l)
+		p.becomeQuietly(f, fmt.Sprintf("service/%[1]s-login/inet_listener/%[1]s/port", plain), "0", l)
 	}
 	if changed {
-		p.warnGlobalAfterFilter(f, l.key, p.lex.rang(0, len(l.key)))
 		p.become(f, "protocols", strings.Join(out, " "), l)
 	}
 	return changed
@@ -442,7 +449,6 @@ func (p *parser) oldListen(f *frame, l *line) bool {
 		}
 	}
 	if plain {
-		p.warnGlobalAfterFilter(f, l.key, p.lex.rang(0, len(l.key)))
 		p.become(f, "listen", value, l)
 	}
 	return true

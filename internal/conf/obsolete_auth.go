@@ -58,7 +58,6 @@ func (p *parser) authBlockLine(f *frame, l *line) bool {
 		was := *l
 		was.key = "auth_" + strings.TrimPrefix(l.key, "auth_")
 		if !p.obsoleteSetting(f, &was) {
-			p.warnGlobalAfterFilter(f, was.key, p.lex.rang(0, len(l.key)))
 			p.become(f, was.key, l.value, l)
 		}
 		return true
@@ -68,7 +67,7 @@ func (p *parser) authBlockLine(f *frame, l *line) bool {
 		l.value, l.named = "", false
 		p.openSection(*l)
 		if t := p.top(); !t.quiet {
-			p.become(t, "driver", driver, &line{key: l.key, valueAt: l.valueAt, end: l.end})
+			p.becomeQuietly(t, "driver", driver, &line{key: l.key, valueAt: l.valueAt, end: l.end})
 		}
 		return true
 	case l.kind == lineOpen && l.key == "socket" && l.value == "listen":
@@ -120,7 +119,7 @@ func (p *parser) endSocket(l *line) {
 	c.Open, c.Name = append(c.Open, at), path
 	for _, v := range s.values {
 		if v.Key != "path" {
-			p.become(&frame{scope: p.cfg.Root, block: c}, v.Key, v.Value, &line{key: "socket", end: l.end})
+			p.becomeQuietly(&frame{scope: p.cfg.Root, block: c}, v.Key, v.Value, &line{key: "socket", end: l.end})
 		}
 	}
 }
