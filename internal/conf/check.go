@@ -28,20 +28,37 @@ type checker struct {
 type group struct {
 	run    func(*checker)
 	copies int // how often doveconf prints an error of it
+	// reads are the settings and types of sections that run looks at. A filter that sets
+	// none of them need not be checked.
+	reads []string
 }
 
 // groups in the order of Dovecot's build.
 var groups = []group{
-	{(*checker).logging, 1},
-	{(*checker).ssl, 1},
-	{(*checker).auth, 1},
-	{workarounds("imap", "delay-newmail", "tb-extra-mailbox-sep", "tb-lsub-flags"), 1},
-	{workarounds("lmtp", "whitespace-before-path", "mailbox-for-path"), 1},
-	{(*checker).mail, 1},
-	{(*checker).master, 1},
-	{workarounds("pop3", "outlook-no-nuls", "oe-ns-eoh"), 1},
+	{(*checker).logging, 1, []string{"syslog_facility"}},
+	{(*checker).ssl, 1, []string{"ssl", "ssl_verify_client_cert", "ssl_ca", "ssl_options"}},
+	{(*checker).auth, 1, []string{"auth_worker_max_count", "auth_cache_size", "auth_verbose_passwords", "auth_policy_server_url", "auth_policy_hash_nonce", "passdb", "userdb"}},
+	workarounds("imap", 1, "delay-newmail", "tb-extra-mailbox-sep", "tb-lsub-flags"),
+	workarounds("lmtp", 1, "whitespace-before-path", "mailbox-for-path"),
+	{(*checker).mail, 1, []string{"mail_plugin_dir", "mail_plugins"}},
+	{(*checker).master, 1, []string{"listen", "first_valid_uid", "last_valid_uid", "first_valid_gid", "last_valid_gid",
+		"default_login_user", "default_internal_user", "default_internal_group", "protocols", "base_dir",
+		"default_process_limit", "default_client_limit", "default_vsz_limit", "default_idle_kill", "service"}},
+	workarounds("pop3", 1, "outlook-no-nuls", "oe-ns-eoh"),
 	// The same check in the login and in the worker group.
-	{workarounds("submission", "whitespace-before-path", "mailbox-for-path", "implicit-auth-external", "exotic-backend"), 2},
+	workarounds("submission", 2, "whitespace-before-path", "mailbox-for-path", "implicit-auth-external", "exotic-backend"),
+}
+
+// touched says whether one of the filters in v sets something that the group reads.
+func (g *group) touched(v *View) bool {
+	for _, s := range v.matched {
+		for _, name := range g.reads {
+			if _, ok := s.Get(name); ok || slices.ContainsFunc(s.Blocks, func(b *Block) bool { return b.Type == name }) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // check runs all checks on what has been read.
@@ -62,6 +79,9 @@ func (p *parser) check() {
 			sslSaid = p.sslOff(s, v)
 		}
 		for g := range groups {
+			if i > 0 && !groups[g].touched(v) {
+				continue
+			}
 			c := checker{p: p, v: v, global: i == 0, group: &groups[g]}
 			groups[g].run(&c)
 		}
@@ -172,15 +192,15 @@ func (c *checker) mail() {
 }
 
 // workarounds checks PROTOCOL_client_workarounds.
-func workarounds(protocol string, right ...string) func(*checker) {
+func workarounds(protocol string, copies int, right ...string) group {
 	name := protocol + "_client_workarounds"
-	return func(c *checker) {
+	return group{copies: copies, reads: []string{name}, run: func(c *checker) {
 		for _, w := range words(c.v.Value(name)) {
 			if !slices.Contains(right, strings.ToLower(w)) {
 				c.fail(c.v.Range(name), name+": Unknown workaround: "+w, "One of "+strings.Join(right, ", ")+".")
 			}
 		}
-	}
+	}}
 }
 
 // master checks what the master process reads.

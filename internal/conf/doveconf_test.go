@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,23 +52,52 @@ func TestAgainstDoveconf(t *testing.T) {
 			}
 			names := []string{"hostname", "mail_plugins", "ssl", "listen", "login_greeting", "submission_max_mail_size",
 				"service/auth/client_limit", "service/submission/process_limit", "plugin/a", "plugin/b", "haproxy_timeout"}
-			out, _, _ := run(doveconf, append(query, names...)...)
-			v, err := c.View(Filter{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			var b strings.Builder
-			for _, n := range names {
-				if strings.Contains("\n"+out, "\n"+n+" = ") { // not if the section has been renamed
-					fmt.Fprintf(&b, "%s = %s\n", n, v.Value(n))
+			for _, f := range []Filter{
+				{},
+				{Service: "imap"},
+				{Service: "submission", LocalIP: netip.MustParseAddr("10.1.2.3"), RemoteIP: netip.MustParseAddr("192.0.2.5"), LocalName: "x"},
+				{Service: "imap", LocalIP: netip.MustParseAddr("10.9.9.9"), RemoteIP: netip.MustParseAddr("::1"), LocalName: "mx.Example.org"},
+			} {
+				got, want := values(c, f, names, func(args ...string) (string, string, string) {
+					return run(doveconf, append(append(query, args...), names...)...)
+				})
+				if got != want {
+					text, _ := os.ReadFile("main.conf")
+					t.Fatalf("round %d, expand %v, %+v:\n--- got\n%s--- want\n%s--- main.conf\n%s", i, x, f, got, want, text)
 				}
-			}
-			if b.String() != out {
-				text, _ := os.ReadFile("main.conf")
-				t.Fatalf("round %d, expand %v:\n--- got\n%s--- want\n%s--- main.conf\n%s", i, x, b.String(), out, text)
 			}
 		}
 	}
+}
+
+// values asks for the values of names for one client, of a Config and of doveconf.
+func values(c *Config, f Filter, names []string, doveconf func(...string) (string, string, string)) (got, want string) {
+	var args []string
+	add := func(key, value string) {
+		if value != "" {
+			args = append(args, "-f", key+"="+value)
+		}
+	}
+	add("protocol", f.Service)
+	add("lname", f.LocalName)
+	if f.LocalIP.IsValid() {
+		add("local", f.LocalIP.String())
+		add("remote", f.RemoteIP.String())
+	}
+	want, errs, _ := doveconf(args...)
+	v, err := c.View(f)
+	if err != nil {
+		_, errs, _ = strings.Cut(errs, "doveconf: Error: Conflict")
+		first, _, _ := strings.Cut(errs, "\n")
+		return err.Error(), "Conflict" + first
+	}
+	var b strings.Builder
+	for _, n := range names {
+		if strings.Contains("\n"+want, "\n"+n+" = ") { // not if the section has been renamed
+			fmt.Fprintf(&b, "%s = %s\n", n, v.Value(n))
+		}
+	}
+	return b.String(), want
 }
 
 func env(name string) (string, bool) { return "C", name == "LANG" }
@@ -96,6 +126,11 @@ func run(name string, args ...string) (stdout, errs, status string) {
 }
 
 func file(t *testing.T, path, text string) {
+	t.Helper()
+	writeFile(t, path, text)
+}
+
+func writeFile(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)

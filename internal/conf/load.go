@@ -36,6 +36,7 @@ func Load(path string, opt Options) (*Config, hcl.Diagnostics) {
 	if p.openMain(path) {
 		p.run()
 	}
+	p.cfg.index = newIndex(p.cfg.Filters)
 	if !opt.NoChecks {
 		p.check()
 	}
@@ -55,7 +56,7 @@ func newParser(path string, opt Options) *parser {
 	root := &Scope{Block: &Block{}}
 	p := &parser{
 		opt: opt, schema: opt.Schema,
-		cfg:   &Config{Path: path, Root: root, schema: opt.Schema, expanded: opt.Expand},
+		cfg:   &Config{Path: path, Root: root, schema: opt.Schema},
 		lex:   lexer{d: &dialect23},
 		files: map[string]*File{}, seen: map[string]string{},
 	}

@@ -14,8 +14,8 @@ type Config struct {
 	Root    *Scope   // what stands outside every filter
 	Filters []*Scope // one for each different filter, in the order of first appearance
 
-	schema   Schema
-	expanded bool
+	schema Schema
+	index  index
 }
 
 // A File is one file as it was read. An included file may occur several times.

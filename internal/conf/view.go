@@ -14,6 +14,8 @@ import (
 type View struct {
 	cfg  *Config
 	root *Block
+	// matched are the filters in it, in file order.
+	matched []*Scope
 
 	// UsesLocal and UsesRemote: some filter for this service asks for a local address or
 	// name, or for a remote address; UsedLocal and UsedRemote: such a filter matched
@@ -40,28 +42,30 @@ func (c *Config) View(f Filter) (*View, error) { return c.view(f.request()) }
 
 func (c *Config) view(r request) (*View, error) {
 	v := &View{cfg: c}
-	var match []*Scope
-	for _, s := range c.Filters {
-		m := s.Match
-		if !m.matchesService(r) {
-			if r.service == nil && !slices.Contains(v.OtherServices, *m.Protocol) {
-				v.OtherServices = append(v.OtherServices, *m.Protocol)
-			}
-			continue
+	for _, u := range c.index.uses {
+		switch {
+		case u.match.matchesService(r):
+			v.UsesLocal = v.UsesLocal || u.local
+			v.UsesRemote = v.UsesRemote || u.remote
+		case r.service == nil:
+			v.OtherServices = append(v.OtherServices, *u.match.Protocol)
 		}
-		local, remote := m.Local.Bits > 0 || m.LocalName != nil, m.Remote.Bits > 0
-		v.UsesLocal = v.UsesLocal || local
-		v.UsesRemote = v.UsesRemote || remote
-		if m.matchesRest(r) {
-			v.UsedLocal = v.UsedLocal || local
-			v.UsedRemote = v.UsedRemote || remote
+	}
+	var match []*Scope
+	for _, i := range c.index.candidates(r) {
+		s := c.Filters[i]
+		if s.Match.matchesService(r) && s.Match.matchesRest(r) {
+			v.UsedLocal = v.UsedLocal || s.Match.asksLocal()
+			v.UsedRemote = v.UsedRemote || s.Match.asksRemote()
 			match = append(match, s)
 		}
 	}
+	v.matched = match
 	if len(match) == 0 {
 		v.root = c.Root.Block
 		return v, nil
 	}
+	match = slices.Clone(match)
 	slices.SortStableFunc(match, func(a, b *Scope) int { return a.Match.compare(b.Match) })
 	match = append(match, c.Root)
 	v.root = match[0].clone()
