@@ -1,88 +1,86 @@
 package conf
 
 import (
-	_ "embed"
 	"strings"
 	"sync"
+
+	"dovetail/internal/conf/settings/all"
 )
 
-//go:embed schema23.txt
-var schema23 string
+// Dovecot23 is the Schema of Dovecot 2.3; Dovecot23Sieve the one with the settings that
+// the managesieve package adds.
+var (
+	Dovecot23      = sync.OnceValue(func() Schema { return newTable(all.V23()) })
+	Dovecot23Sieve = sync.OnceValue(func() Schema { return newTable(all.V23Sieve()) })
+)
 
+// A table makes a Schema of a table of package all.
 type table struct {
-	settings map[string]Known
-	names    map[string][]string
-	sections map[string]Section
+	rows     *all.Table
 	services []*Block
 }
 
-// Dovecot23 is the Schema of Dovecot 2.3.
-var Dovecot23 = sync.OnceValue(func() Schema {
-	t := &table{settings: map[string]Known{}, names: map[string][]string{}, sections: map[string]Section{
-		"service": {Kind: Unique, Key: "name"}, "service/unix_listener": {Kind: Unique, Key: "path"},
-		"service/fifo_listener": {Kind: Unique, Key: "path"}, "service/inet_listener": {Kind: Unique, Key: "name"},
-		"passdb": {Kind: List, Key: "name", Auth: true}, "userdb": {Kind: List, Key: "name", Auth: true},
-		"namespace": {Kind: Unique, Key: "name"}, "namespace/mailbox": {Kind: Unique, Key: "name"},
-		"plugin": {Kind: Map}, "dict": {Kind: Map},
-		"metric": {Kind: Unique, Key: "name"}, "event_exporter": {Kind: Unique, Key: "name"},
-	}}
+func newTable(rows *all.Table) *table {
+	t := &table{rows: rows}
 	root := &Block{}
-	for _, l := range strings.Split(schema23, "\n") {
-		if path, ok := strings.CutPrefix(l, "+"); ok {
-			path, v, _ := strings.Cut(path, "=")
-			p := strings.Split(path, "/")
-			b := root.Block("service", p[1])
-			if b == nil {
-				b = root.add("service", p[1], Unique)
-				b.Name = p[1]
-			}
-			if len(p) == 5 {
-				id := Unescape(p[3])
-				c := b.Block(p[2], id)
-				if c == nil {
-					c = b.add(p[2], id, Unique)
-					c.Name = id
+	for _, s := range rows.Services {
+		b := root.add("service", s.Name, Unique)
+		b.Name = s.Name
+		for _, v := range s.Values {
+			in, key := b, v.Path
+			if typ, rest, ok := strings.Cut(key, "/"); ok {
+				id, last, _ := strings.Cut(rest, "/")
+				if id, key = Unescape(id), last; in.Block(typ, id) == nil {
+					in.add(typ, id, Unique).Name = id
 				}
-				b = c
+				in = in.Block(typ, id)
 			}
-			if key := p[len(p)-1]; key != "name" && key != "path" {
-				b.set(key, v, &Assignment{})
+			if row, ok := rows.Row(in.path); ok && row.NameAt == key {
+				continue // in.Name has it
 			}
-			continue
+			in.set(key, v.Value, &Assignment{})
 		}
-		f := strings.Split(l, "\t")
-		if len(f) != 4 {
-			continue
-		}
-		typ, enum, _ := strings.Cut(f[1], ":")
-		dir, name := "", f[0]
-		if i := strings.LastIndexByte(name, '/'); i >= 0 {
-			dir, name = name[:i], name[i+1:]
-		}
-		t.names[dir] = append(t.names[dir], name)
-		t.settings[f[0]] = Known{Default: f[2], Type: typ, Auth: f[3] == "auth", Normalise: func(s string) (string, error) {
-			return interim(typ, strings.Fields(enum), s)
-		}}
 	}
 	t.services = root.Blocks
 	return t
-})
-
-func (t *table) Setting(path string) (Known, bool) { k, ok := t.settings[path]; return k, ok }
-func (t *table) Section(path string) (Section, bool) {
-	s, ok := t.sections[path]
-	return s, ok
 }
-func (t *table) Services() []*Block            { return t.services }
-func (t *table) Settings(path string) []string { return t.names[path] }
-func (t *table) Sections(path string) []string {
+
+// Setting is part of Schema.
+func (t *table) Setting(path string) (Known, bool) {
+	row, ok := t.rows.Row(path)
+	if !ok || row.Kind != 0 {
+		return Known{}, false
+	}
+	return Known{Default: row.Default, Auth: row.Auth, Type: row.Type, Enum: row.Enum, Normalise: row.Normalise}, true
+}
+
+// Section is part of Schema.
+func (t *table) Section(path string) (Section, bool) {
+	row, ok := t.rows.Row(path)
+	if !ok || row.Kind == 0 {
+		return Section{}, false
+	}
+	return Section{Kind: Kind(row.Kind), Key: row.NameAt, Auth: row.Auth}, true
+}
+
+// Services is part of Schema.
+func (t *table) Services() []*Block { return t.services }
+
+// Settings is part of Schema.
+func (t *table) Settings(path string) []string { return t.names(path, false) }
+
+// Sections is part of Schema.
+func (t *table) Sections(path string) []string { return t.names(path, true) }
+
+func (t *table) names(path string, sections bool) []string {
 	var out []string
-	for k := range t.sections {
-		if i := strings.LastIndexByte(k, '/'); i < 0 && path == "" {
-			out = append(out, k)
-		} else if i >= 0 && k[:i] == path {
-			out = append(out, k[i+1:])
+	for _, row := range t.rows.Inside(path) {
+		if (row.Kind != 0) == sections {
+			out = append(out, row.Key)
 		}
 	}
 	return out
 }
+
+// Module is part of Schema.
+func (t *table) Module(name string) map[string]bool { return t.rows.Module(name) }

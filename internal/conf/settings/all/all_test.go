@@ -1,0 +1,71 @@
+package all
+
+import (
+	"testing"
+
+	"dovetail/internal/conf/settings"
+)
+
+func TestDefaultsArePrintedAsTheyStand(t *testing.T) {
+	for _, tab := range []*Table{V23(), V23Sieve()} {
+		for _, r := range tab.Rows {
+			if r.Kind == 0 {
+				if got, err := r.Normalise(r.Default); err != nil || got != r.Default {
+					t.Errorf("%s = %q is printed %q, %v", r.Name, r.Default, got, err)
+				}
+			} else if _, ok := tab.Row(r.Name + "/" + r.NameAt); r.NameAt != "" && !ok {
+				t.Errorf("%s has no setting %s", r.Name, r.NameAt)
+			}
+		}
+	}
+}
+
+func TestServicesHaveOnlyKnownSettings(t *testing.T) {
+	for _, s := range V23Sieve().Services {
+		for _, v := range s.Values {
+			path := "service/" + typesOf(v.Path)
+			r, ok := V23().Row(path)
+			if !ok {
+				t.Errorf("service %s: no setting %s", s.Name, path)
+			} else if got, err := r.Normalise(v.Value); err != nil || got != v.Value {
+				t.Errorf("service %s: %s = %q is printed %q, %v", s.Name, path, v.Value, got, err)
+			}
+		}
+	}
+}
+
+// typesOf drops the names of listeners from a path.
+func typesOf(path string) string {
+	for i := range path {
+		for j := i + 1; path[i] == '/' && j < len(path); j++ {
+			if path[j] == '/' {
+				return path[:i] + path[j:]
+			}
+		}
+	}
+	return path
+}
+
+// The small table of the daemons and the whole one agree.
+func TestProgramsTableAgrees(t *testing.T) {
+	for _, s := range settings.Table() {
+		r, ok := V23().Row(s.Name)
+		if !ok {
+			t.Errorf("%s is not in the whole table", s.Name)
+		} else if s.Program == "" && (r.Default != s.Default || r.Type != s.Type || len(r.Enum) != len(s.Enum)) {
+			t.Errorf("%s: %v %q here, %v %q in the programs' table", s.Name, r.Type, r.Default, s.Type, s.Default)
+		}
+	}
+}
+
+func TestModules(t *testing.T) {
+	m := V23().Module("submission")
+	for name, want := range map[string]bool{"base_dir": true, "submission_relay_host": true, "mail_location": true, "login_log_format": false} {
+		if m[name] != want {
+			t.Errorf("-m submission shows %s: %v", name, m[name])
+		}
+	}
+	if m := V23().Module("nosuch"); !m["haproxy_timeout"] || m["listen"] {
+		t.Errorf("an unknown module shows %v", m)
+	}
+}
