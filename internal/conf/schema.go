@@ -1,5 +1,7 @@
 package conf
 
+import "dovetail/internal/conf/settings"
+
 // A Schema says which settings and sections there are. The paths it takes are types and
 // a name joined by '/', without the names of sections: "listen", "service/client_limit",
 // "service/inet_listener/port", "passdb/driver". Package settings has the real one;
@@ -17,6 +19,9 @@ type Schema interface {
 	Settings(path string) []string
 	// Sections are the types of sections in the section path, for suggestions.
 	Sections(path string) []string
+	// Module are the settings and types of sections at the root that the config service
+	// sends for a module, with those of the modules it depends on, and the common ones.
+	Module(name string) map[string]bool
 }
 
 // Known is what the language needs to know of a setting.
@@ -26,7 +31,8 @@ type Known struct {
 	// Normalise converts a value to the form doveconf prints. The error's text is
 	// Dovecot's (clause C11).
 	Normalise func(string) (string, error)
-	Type      string // what a right value looks like, for messages: "size", "yes or no"
+	Type      settings.Type
+	Enum      []string // of an Enum
 }
 
 // A Section is a type of section.

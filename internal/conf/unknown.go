@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"dovetail/internal/conf/settings"
 )
 
 // unknown reports a name that is none here (clause C8.7). section: it heads a section.
@@ -133,19 +135,8 @@ func rightValue(key string, k Known, a *Assignment) string {
 	if a.Form == Variable && strings.Contains(a.Value, "$") {
 		return "Variables are put in only when the server runs."
 	}
-	if help := valueHelp[k.Type]; help != "" {
-		return fmt.Sprintf("`%s` is %s.", key, help)
+	if k.Type == settings.Enum {
+		return fmt.Sprintf("`%s` is one of %s.", key, strings.Join(k.Enum, ", "))
 	}
-	return ""
-}
-
-// valueHelp says what a value of each type is. Keys are settings.Type's words.
-var valueHelp = map[string]string{
-	"bool":  "`yes` or `no`",
-	"uint":  "a whole number from 0 to 4294967295",
-	"octal": "an octal number with a leading 0, such as 0660",
-	"size":  "a size: a whole number, alone or with B, k, M, G or T, such as 40M",
-	"time":  "a time: a whole number with a unit, such as 30 secs, 5 mins, 2 hours, 1 day",
-	"msecs": "a time: a whole number with a unit, such as 500 msecs, 30 secs, 5 mins",
-	"port":  "a port number from 0 to 65535",
+	return fmt.Sprintf("`%s` is %s.", key, k.Type.Right())
 }
