@@ -53,6 +53,9 @@ func newParser(path string, opt Options) *parser {
 	if opt.Schema == nil {
 		opt.Schema = Dovecot23()
 	}
+	if opt.Own {
+		opt.Schema = withOwn{opt.Schema}
+	}
 	root := &Scope{Block: &Block{}}
 	p := &parser{
 		opt: opt, schema: opt.Schema,

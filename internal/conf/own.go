@@ -55,6 +55,7 @@ func (p *parser) own() {
 	p.listeners(v)
 	p.users(v)
 	p.relay()
+	p.pluginNames()
 	if !slices.Contains(v.Protocols(), "submission") {
 		p.ownFail(v.Range("protocols"), "protocols does not contain submission", "Standalone serves this protocol only: `protocols = submission`.")
 	}
@@ -368,4 +369,34 @@ func (p *parser) resolveName(host string) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 	defer cancel()
 	return p.opt.Resolve(ctx, host)
+}
+
+// pluginNames finds settings of ours in plugin { } that do not exist or have a wrong
+// value. Nobody else uses such names.
+func (p *parser) pluginNames() {
+	var names []string
+	for _, s := range Own {
+		names = append(names, s.Name)
+	}
+	p.scopes(func(s *Scope) {
+		b := s.Block.Block("plugin", "")
+		if b == nil {
+			return
+		}
+		for _, set := range b.Settings {
+			if !strings.HasPrefix(set.Key, "dovetail_") {
+				continue
+			}
+			k, ok := p.schema.Setting(set.Key)
+			if !ok {
+				detail := "There is no setting of this name."
+				if near := closest(set.Key, names); near != "" {
+					detail = fmt.Sprintf("Did you mean `%s`?", near)
+				}
+				p.ownFail(set.Last.Key.Range, "Unknown setting: plugin { "+set.Key, detail)
+			} else if _, err := k.Normalise(set.Value); err != nil {
+				p.ownFail(set.Last.Range.Range, err.Error(), rightValue(set.Key, k, set.Last))
+			}
+		}
+	})
 }

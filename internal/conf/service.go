@@ -85,8 +85,7 @@ func (v *View) serviceBlocks() []*Block {
 	for _, b := range v.cfg.schema.Services() {
 		out = append(out, b)
 		if own := v.root.Block("service", b.ID); own != nil {
-			out[len(out)-1] = own.clone()
-			out[len(out)-1].merge(b, false)
+			out[len(out)-1] = own.over(b)
 		}
 		done[b.ID] = true
 	}
@@ -96,6 +95,21 @@ func (v *View) serviceBlocks() []*Block {
 		}
 	}
 	return out
+}
+
+// over returns b with what only the built-in block has. Listeners are in the order of the
+// built-in block, then in that of b.
+func (b *Block) over(builtin *Block) *Block {
+	c := b.clone()
+	c.merge(builtin, false)
+	place := func(x *Block) int {
+		if i := slices.IndexFunc(builtin.Blocks, func(y *Block) bool { return x.Type == y.Type && x.ID == y.ID }); i >= 0 {
+			return i
+		}
+		return len(builtin.Blocks)
+	}
+	slices.SortStableFunc(c.Blocks, func(x, y *Block) int { return place(x) - place(y) })
+	return c
 }
 
 // reader reads the settings of one block with their defaults.

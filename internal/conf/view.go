@@ -21,9 +21,8 @@ type View struct {
 	// name, or for a remote address; UsedLocal and UsedRemote: such a filter matched
 	// (clause P2.4).
 	UsesLocal, UsesRemote, UsedLocal, UsedRemote bool
-	// OtherServices are the protocols for which there are filters that did not match, if
-	// the Filter names none.
-	OtherServices []string
+
+	others []use // filters for protocols that did not match, if the Filter names none
 }
 
 // A ConflictError says that two filters match the same client, none is the more specific
@@ -48,7 +47,7 @@ func (c *Config) view(r request) (*View, error) {
 			v.UsesLocal = v.UsesLocal || u.local
 			v.UsesRemote = v.UsesRemote || u.remote
 		case r.service == nil:
-			v.OtherServices = append(v.OtherServices, *u.match.Protocol)
+			v.others = append(v.others, u)
 		}
 	}
 	var match []*Scope
@@ -135,6 +134,32 @@ func (b *Block) merge(src *Block, strict bool) (conflict string) {
 		}
 	}
 	return ""
+}
+
+// OtherServices are, if the Filter named no service, the protocols whose filters set one
+// of the settings that are wanted: for them the answer is another one. A protocol may
+// begin with a !.
+func (v *View) OtherServices(wanted func(name string) bool) []string {
+	var out []string
+	for _, u := range v.others {
+		if slices.ContainsFunc(u.scopes, func(i int) bool {
+			s := v.cfg.Filters[i]
+			return slices.ContainsFunc(s.Settings, func(s *Setting) bool { return wanted(s.Key) }) ||
+				slices.ContainsFunc(s.Blocks, func(b *Block) bool { return wanted(b.Type) })
+		}) {
+			out = append(out, *u.match.Protocol)
+		}
+	}
+	return out
+}
+
+// Sections returns the merged sections of one type at the root, services with what is
+// built in.
+func (v *View) Sections(typ string) []*Block {
+	if typ == "service" {
+		return v.serviceBlocks()
+	}
+	return v.root.Of(typ)
 }
 
 // Root is the merged settings as a Block, for those who need more than the methods give.

@@ -1,0 +1,53 @@
+package conf
+
+import (
+	"slices"
+	"strings"
+
+	"dovetail/internal/conf/settings"
+)
+
+// Settings that are ours alone begin with dovetail_. Under Dovecot they stand in plugin
+// { }; standalone takes them at the root, too.
+
+// Own are these settings.
+var Own = []settings.Setting{
+	{Name: "dovetail_log_format", Type: settings.Enum, Enum: []string{"text", "json"}, Default: "text"},
+}
+
+// withOwn is a Schema with our own settings at the root.
+type withOwn struct{ Schema }
+
+// Setting is part of Schema.
+func (w withOwn) Setting(path string) (Known, bool) {
+	if strings.HasPrefix(path, "dovetail_") {
+		for _, s := range Own {
+			if s.Name == path {
+				return Known{Default: s.Default, Type: s.Type, Enum: s.Enum, Normalise: s.Normalise}, true
+			}
+		}
+	}
+	return w.Schema.Setting(path)
+}
+
+// Settings is part of Schema.
+func (w withOwn) Settings(path string) []string {
+	names := w.Schema.Settings(path)
+	if path != "" {
+		return names
+	}
+	names = slices.Clone(names)
+	for _, s := range Own {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// Module is part of Schema: our settings are in every module.
+func (w withOwn) Module(name string) map[string]bool {
+	out := w.Schema.Module(name)
+	for _, s := range Own {
+		out[s.Name] = true
+	}
+	return out
+}
