@@ -1,0 +1,304 @@
+// Package doveconf is what doveconf-lite does: it prints configurations as Dovecot's
+// doveconf does (clauses C17 and C18), checks and converts them. The language itself is
+// package conf's.
+//
+// It stands in for doveconf of 2.3 except that it does not run commands (-e), knows no
+// instances (-i), and shows -m with the order of the whole table (clause C23.2).
+package doveconf
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"dovetail/internal/conf"
+	"dovetail/internal/conf/settings/all"
+)
+
+// Version and revision in the first line of a dump: those of the Dovecot whose language
+// and output these are.
+const version23 = "2.3.19.1 (9b53102964)"
+
+const (
+	exitFatal   = 89
+	exitSysexit = 75 // with USE_SYSEXITS (clause C17.3)
+)
+
+// Main is doveconf of 2.3. It returns the exit status.
+func Main(args []string, env Env) int {
+	r := run{env: env, out: output{w: env.Stdout, terminal: env.Terminal}}
+	err := r.run(args)
+	r.out.flush()
+	if usage := usageError(""); errors.As(err, &usage) {
+		fmt.Fprintf(env.Stderr, "doveconf: %s\n", usage)
+		return exitFatal
+	}
+	if err == errSaid || r.out.err != nil && err == nil {
+		return exitFatal
+	}
+	if err != nil {
+		r.say("Fatal", err.Error())
+		if v, ok := env.LookupEnv("USE_SYSEXITS"); ok && v != "" {
+			return exitSysexit
+		}
+		return exitFatal
+	}
+	return 0
+}
+
+// errSaid ends the program after everything has been said.
+var errSaid = errors.New("said")
+
+// Env is what the process around gives.
+type Env struct {
+	Stdout, Stderr io.Writer
+	LookupEnv      func(string) (string, bool)
+	Terminal       bool // Stdout is one
+}
+
+// System is the Env of this process.
+func System() Env {
+	return Env{Stdout: os.Stdout, Stderr: os.Stderr, LookupEnv: os.LookupEnv, Terminal: conf.IsTerminal(os.Stdout)}
+}
+
+// A run is one call of the program.
+type run struct {
+	env Env
+	out output
+	o   options
+}
+
+func (r *run) say(level, text string) {
+	fmt.Fprintf(r.env.Stderr, "doveconf: %s: %s\n", level, text)
+}
+
+const defaultFile = "/etc/dovecot/dovecot.conf"
+
+func (r *run) run(args []string) error {
+	o := &r.o
+	if err := parseOptions(args, o); err != nil {
+		return err
+	}
+	if o.instance != "" {
+		return fmt.Errorf("Unknown instance name: %s", o.instance)
+	}
+	if o.hash {
+		return r.hostHashes(o.names)
+	}
+	if o.command {
+		if len(o.names) == 0 {
+			return errors.New("Missing command for -e")
+		}
+		return errors.New("-e is not supported")
+	}
+	if !o.fileGiven {
+		o.file = defaultFile
+		if f, ok := r.env.LookupEnv("CONFIG_FILE"); ok && f != "" {
+			o.file = f
+		}
+	}
+	if len(o.names) == 0 && !o.simple {
+		r.out.line(fmt.Sprintf("# %s: %s\n", version23, o.file))
+		r.out.flush()
+	}
+	c, diags, table := load(o, r.env)
+	rest, err := r.report(diags)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.simple:
+		return r.simple(c, table, rest)
+	case len(o.names) > 0:
+		return r.queries(c, table)
+	}
+	return r.dump(c, table, rest)
+}
+
+// load reads the configuration, with the settings of the managesieve plug-in if it is
+// installed, or if the files use them.
+func load(o *options, env Env) (*conf.Config, hcl.Diagnostics, *all.Table) {
+	opt := conf.Options{Expand: o.expand, Env: env.LookupEnv}
+	if o.defaults {
+		return conf.Defaults(opt), nil, all.V23()
+	}
+	if _, err := os.Stat(sievePlugin); err != nil {
+		c, diags := conf.Load(o.file, opt)
+		if !wantsSieve(diags) {
+			return c, diags, all.V23()
+		}
+	}
+	opt.Schema = conf.Dovecot23Sieve()
+	c, diags := conf.Load(o.file, opt)
+	return c, diags, all.V23Sieve()
+}
+
+const sievePlugin = "/usr/lib/dovecot/modules/settings/libmanagesieve_settings.so"
+
+func wantsSieve(diags hcl.Diagnostics) bool {
+	for _, d := range diags {
+		if strings.Contains(d.Summary, "Unknown setting: managesieve_") || d.Summary == "protocols: Unknown protocol: sieve" {
+			return true
+		}
+	}
+	return false
+}
+
+// pending is what is said after the dump (clause C16.1).
+type pending struct {
+	lines []string // "Error: TEXT" and repeated warnings
+	fatal error
+}
+
+// report says the warnings and the first error as far as Dovecot says them at once; the
+// error is returned. The rest comes after the output.
+func (r *run) report(diags hcl.Diagnostics) (pending, error) {
+	var p pending
+	for _, d := range diags {
+		rep, ok := d.Extra.(*conf.Report)
+		if !ok || rep.Text == "" && rep.Global == 0 {
+			continue
+		}
+		switch {
+		case d.Severity == hcl.DiagError && !rep.AtEnd:
+			return p, errors.New(rep.Text)
+		case !rep.AtEnd:
+			r.say(rep.Level, rep.Text)
+			for range rep.Global {
+				p.lines = append(p.lines, rep.Level+": "+rep.Text)
+			}
+		default:
+			for range rep.Global {
+				p.lines = append(p.lines, "Error: "+d.Summary)
+			}
+			if p.fatal == nil {
+				p.fatal = errors.New(rep.Text)
+			}
+		}
+	}
+	return p, nil
+}
+
+// finish says what is pending.
+func (r *run) finish(p pending) error {
+	for _, l := range p.lines {
+		fmt.Fprintf(r.env.Stderr, "doveconf: %s\n", l)
+	}
+	return p.fatal
+}
+
+func (r *run) exporter(table *all.Table) *exporter {
+	x := &exporter{table: table, scope: r.o.scope}
+	if len(r.o.modules) > 0 {
+		x.modules = map[string]bool{}
+		for _, m := range r.o.modules {
+			for name := range table.Module(m) {
+				x.modules[name] = true
+			}
+		}
+	}
+	return x
+}
+
+// dump is the whole configuration.
+func (r *run) dump(c *conf.Config, table *all.Table, rest pending) error {
+	r.out.line(header())
+	if r.o.scope == visible {
+		r.out.line("# NOTE: Send doveconf -n output instead when asking for help.\n")
+	}
+	r.out.flush()
+	p := &printer{out: &bytes.Buffer{}, hide: !r.o.secrets}
+	v, err := c.View(r.o.filter.Filter)
+	if err != nil {
+		r.say("Error", err.Error())
+	} else {
+		p.dump(r.exporter(table).export(v.Root()))
+	}
+	sections := 0
+	for _, s := range c.Sorted() {
+		if !r.o.filter.compatible(s.Match) {
+			continue
+		}
+		x := r.exporter(table)
+		x.scope = set
+		before := p.out.Len()
+		p.filter(s.Match, x.export(s.Block))
+		if p.out.Len() > before {
+			sections++
+		}
+	}
+	r.out.block(p.out.Bytes())
+	if err := r.finish(rest); err != nil {
+		return err
+	}
+	if err != nil && sections == 0 {
+		return errors.New("Errors in configuration")
+	}
+	return nil
+}
+
+// queries are single settings and sections (clauses C17.16, C17.17).
+func (r *run) queries(c *conf.Config, table *all.Table) error {
+	x := r.exporter(table)
+	if x.scope == visible {
+		x.scope = full
+	}
+	v, err := c.View(r.o.filter.Filter)
+	if err != nil {
+		for range r.o.names {
+			r.say("Error", err.Error())
+		}
+		return errors.New("Errors in configuration")
+	}
+	entries := x.export(v.Root())
+	index := make(map[string]*entry, len(entries))
+	for i := range entries {
+		if e := &entries[i]; e.dump {
+			index[e.path] = e
+		}
+	}
+	for _, name := range r.o.names {
+		e := index[name]
+		switch {
+		case e == nil:
+			p := &printer{out: &bytes.Buffer{}, hide: !r.o.secrets, query: name}
+			p.dump(entries)
+			r.out.block(p.out.Bytes())
+		case r.o.hideKey:
+			r.out.line(e.value + "\n")
+		default:
+			r.out.line(name + " = " + e.value + "\n")
+		}
+	}
+	return nil
+}
+
+// simple is -S (clause C17.18).
+func (r *run) simple(c *conf.Config, table *all.Table, rest pending) error {
+	v, err := c.View(r.o.filter.Filter)
+	if err != nil {
+		r.say("Error", err.Error())
+		return errors.New("Errors in configuration")
+	}
+	x := r.exporter(table)
+	for _, e := range x.export(v.Root()) {
+		if !e.simple {
+			continue
+		}
+		l := e.path + "=" + e.value + "\n"
+		if len(r.o.names) == 0 {
+			r.out.line(l)
+		}
+		for _, name := range r.o.names {
+			if under(e.path, name) {
+				r.out.line(l)
+			}
+		}
+	}
+	return r.finish(rest)
+}

@@ -1,0 +1,226 @@
+package doveconf
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"dovetail/internal/conf"
+	"dovetail/internal/conf/settings/all"
+)
+
+// A scope says which settings are shown (clause C17.1).
+type scope uint8
+
+const (
+	visible scope = iota // all but the hidden ones
+	full                 // -s: all
+	changed              // -n: what differs from the defaults
+	set                  // -N: what the files set
+)
+
+// An entry is one setting to show, or the list of the blocks of one type.
+type entry struct {
+	path     string // "passdb/0/driver", names escaped as in clause C8.4
+	value    string // of a list: the names of its blocks
+	sections []*section
+	// dump: the dump and queries show it; simple: -S does. They differ for lists, for the
+	// names of blocks, and for what is built in.
+	dump, simple bool
+}
+
+// A section is a block around entries.
+type section struct {
+	path string // with a slash at the end: "service/auth/"
+	typ  string
+	name string // "" if it has none
+}
+
+// An exporter makes entries of settings, in the order of the table.
+type exporter struct {
+	table   *all.Table
+	scope   scope
+	modules map[string]bool // -m; nil: all
+	out     []entry
+}
+
+// export shows root, merged with the built-in services.
+func (x *exporter) export(root *conf.Block) []entry {
+	x.block(&merged{file: root}, "", nil)
+	return x.out
+}
+
+// merged is a block of the files, the built-in one of the same name, or both.
+type merged struct {
+	file, builtin *conf.Block
+}
+
+func (m *merged) value(key string) (v string, inFile, ok bool) {
+	if m.file != nil {
+		if s, ok := m.file.Get(key); ok {
+			return s.Value, true, true
+		}
+	}
+	if m.builtin != nil {
+		if s, ok := m.builtin.Get(key); ok {
+			return s.Value, false, true
+		}
+	}
+	return "", false, false
+}
+
+func (m *merged) name() string {
+	if m.file != nil {
+		return m.file.Name
+	}
+	return m.builtin.Name
+}
+
+// children are the blocks of one type: the built-in ones first, as in Dovecot.
+func (m *merged) children(typ string, services []*conf.Block) []*merged {
+	var out []*merged
+	var builtin []*conf.Block
+	if m.builtin != nil {
+		builtin = m.builtin.Of(typ)
+	}
+	if services != nil {
+		builtin = services
+	}
+	have := map[string]bool{}
+	for _, b := range builtin {
+		c := &merged{builtin: b}
+		if m.file != nil {
+			c.file = m.file.Block(typ, b.ID)
+		}
+		have[b.ID] = true
+		out = append(out, c)
+	}
+	if m.file != nil {
+		for _, b := range m.file.Of(typ) {
+			if b.Kind == conf.List || !have[b.ID] {
+				out = append(out, &merged{file: b})
+			}
+		}
+	}
+	return out
+}
+
+// block adds what m has at the place prefix, which is the paths of around.
+func (x *exporter) block(m *merged, prefix string, around []*section) {
+	types := ""
+	if m.file != nil {
+		types = m.file.Path()
+	} else if m.builtin != nil {
+		types = m.builtin.Path()
+	}
+	kind, nameAt := all.Kind(0), ""
+	if r, ok := x.table.Row(types); ok {
+		kind, nameAt = r.Kind, r.NameAt
+	}
+	for _, r := range x.table.Inside(types) {
+		if prefix == "" && x.modules != nil && !x.modules[r.Key] {
+			continue
+		}
+		switch {
+		case r.Kind == all.Map:
+			x.strings(m, r, prefix, around)
+		case r.Kind != 0:
+			x.blocks(m, r, prefix, around)
+		case kind == all.Unique && r.Key == nameAt: // the heading has it
+			show := m.name() != "" || x.scope != changed
+			x.out = append(x.out, entry{path: prefix + r.Key, value: m.name(), sections: around, simple: show})
+		default:
+			x.setting(m, r, kind, nameAt, prefix, around)
+		}
+	}
+}
+
+func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix string, around []*section) {
+	value, inFile, ok := m.value(r.Key)
+	if !ok {
+		value = r.Default
+		if r.Null {
+			return
+		}
+	}
+	if kind != 0 && r.Key == nameAt {
+		value, inFile = m.name(), m.file != nil // the head of a block sets it
+	}
+	differs := value != r.Default || r.Null && ok || kind == 0 && inFile && twoDefaults(r)
+	e := entry{path: prefix + r.Key, value: value, sections: around}
+	switch x.scope {
+	case full:
+		e.dump, e.simple = true, true
+	case visible:
+		e.dump = !r.Hidden || inFile
+		e.simple = e.dump
+	case changed:
+		e.simple, e.dump = differs, differs
+		if kind == all.Unique {
+			e.dump = inFile
+		}
+	case set:
+		e.simple, e.dump = inFile || differs, inFile
+	}
+	e.dump = e.dump || r.Always && m.file != nil
+	if e.dump || e.simple {
+		x.out = append(x.out, e)
+	}
+}
+
+// twoDefaults: the setting is in several groups with different defaults, so that any value
+// differs from one of them (clause C17.10).
+func twoDefaults(r *all.Row) bool { return r.Name == "submission_max_mail_size" }
+
+// strings adds a map.
+func (x *exporter) strings(m *merged, r *all.Row, prefix string, around []*section) {
+	if m.file == nil {
+		return
+	}
+	b := m.file.Block(r.Key, "")
+	if b == nil {
+		return
+	}
+	in := &section{path: prefix + r.Key + "/", typ: r.Key}
+	x.out = append(x.out, entry{path: prefix + r.Key, sections: around, simple: true})
+	for _, s := range b.Settings {
+		x.out = append(x.out, entry{
+			path: in.path + s.Key, value: s.Value, sections: append(slices.Clip(around), in), dump: true, simple: true,
+		})
+	}
+}
+
+// blocks adds the blocks of type r.
+func (x *exporter) blocks(m *merged, r *all.Row, prefix string, around []*section) {
+	var services []*conf.Block
+	if r.Name == "service" {
+		services = builtinServices(x.table)
+	}
+	children := m.children(r.Key, services)
+	if len(children) == 0 {
+		return
+	}
+	at := len(x.out)
+	x.out = append(x.out, entry{path: prefix + r.Key, sections: around, simple: true})
+	names := make([]string, len(children))
+	for i, c := range children {
+		name := c.name()
+		if r.Kind == all.List {
+			name = ""
+		}
+		names[i] = conf.Escape(name)
+		if name == "" {
+			names[i] = strconv.Itoa(i)
+		}
+		in := &section{path: prefix + r.Key + "/" + names[i] + "/", typ: r.Key, name: name}
+		x.block(c, in.path, append(slices.Clip(around), in))
+	}
+	x.out[at].value = strings.Join(names, " ")
+}
+
+func builtinServices(t *all.Table) []*conf.Block {
+	if t == all.V23Sieve() {
+		return conf.Dovecot23Sieve().Services()
+	}
+	return conf.Dovecot23().Services()
+}
