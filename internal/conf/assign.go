@@ -218,12 +218,22 @@ func (p *parser) openSection(l line) {
 		p.openFilter(f, l, head, narrow)
 		return
 	}
+	if l.key == "}" {
+		p.closeAndOpen(&f, keyAt)
+		return
+	}
 	id := l.value
 	if l.value == "" {
 		id = strconv.Itoa(p.sections)
 		p.sections++
 	}
 	next := frame{key: l.key, scope: f.scope, prefix: f.prefix + l.key + "/" + Escape(id) + "/"}
+	if p.forgotten(l.key, head) {
+		p.unknown(&f, l.key, keyAt, true)
+		p.open = p.open[:1]
+		p.openSection(l)
+		return
+	}
 	b, typ, ok := p.resolve(f.block, l.key)
 	if !ok {
 		next.quiet = true
@@ -258,6 +268,29 @@ func (p *parser) openSection(l line) {
 		next.block = p.openBlock(b, typ, id, sec, l, head)
 	}
 	p.push(next)
+}
+
+// closeAndOpen is a line `} userdb {`, which Dovecot takes for a section called }.
+func (p *parser) closeAndOpen(f *frame, at Range) {
+	p.unknown(f, "}", at, true)
+	p.diags[len(p.diags)-1].Detail = "`}` must be the only thing on its line."
+	if len(p.open) > 1 {
+		p.open = p.open[:len(p.open)-1]
+	}
+	p.push(frame{key: "}", scope: p.top().scope, quiet: true})
+}
+
+// forgotten says whether the head of a section shows that the brace of the section
+// before it is missing: it begins its line, exists only at the root, and this is not the
+// root.
+func (p *parser) forgotten(key string, head Range) bool {
+	f := p.top()
+	if f.block == nil || f.block.parent == nil || head.Start.Column != 1 || f.auth != authNone {
+		return false
+	}
+	_, here := p.schema.Section(join(f.block.path, key))
+	_, root := p.schema.Section(key)
+	return root && !here
 }
 
 // openBlock makes or continues the block of a section.
@@ -299,6 +332,8 @@ func filterHelp(bad string) string {
 		return "An address, a network ADDRESS/BITS, or the name of a host that the resolver knows."
 	case strings.HasPrefix(bad, "Invalid network mask"):
 		return "At most 32 bits for IPv4, 128 for IPv6."
+	case strings.Contains(bad, "requires"):
+		return "The network inside must be a part of the one around it."
 	}
 	return "Filters stand inside each other in this order: local, local_name, remote, protocol."
 }

@@ -2,7 +2,6 @@ package conf
 
 import (
 	"fmt"
-	"os/user"
 	"slices"
 	"strconv"
 	"strings"
@@ -216,7 +215,7 @@ func (c *checker) master() {
 		}
 	}
 	for _, name := range []string{"default_login_user", "default_internal_user"} {
-		if u := v.Value(name); !userExists(u) {
+		if u := v.Value(name); !c.p.opt.User(u) {
 			c.fail(v.Range(name), name+" doesn't exist: "+u, "The name of a user of this system.")
 		}
 	}
@@ -261,12 +260,15 @@ const minVSZ = 1 << 20
 func (c *checker) services(services []Service) {
 	v := c.v
 	base := strings.TrimSuffix(v.Value("base_dir"), "/")
-	listeners := map[string]bool{}
+	listeners := map[string]hcl.Range{}
 	duplicate := func(name string, at hcl.Range) {
-		if listeners[name] {
+		if other, taken := listeners[name]; taken {
+			if at.Filename == "" {
+				at = other
+			}
 			c.fail(at, "duplicate listener: "+name, "Another service, or this one, listens there already.")
 		}
-		listeners[name] = true
+		listeners[name] = at
 	}
 	var auth, anvil load
 	anvil.sum = 2 // the master's own two connections
@@ -383,9 +385,4 @@ func (p *parser) warned(start string) bool {
 func number(s string) uint64 {
 	n, _ := strconv.ParseUint(s, 10, 64)
 	return n
-}
-
-func userExists(name string) bool {
-	_, err := user.Lookup(name)
-	return err == nil
 }

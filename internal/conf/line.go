@@ -114,6 +114,9 @@ func (x *lexer) next(phys string, file *File, n, off int) line {
 	return x.classify(s)
 }
 
+// lost says, of a line to skip, whether it cuts off a continued line.
+func (x *lexer) lost() bool { return x.full != "" && len(x.pieces) > 1 }
+
 // done forgets the logical line.
 func (x *lexer) done() { x.full, x.pieces = "", x.pieces[:0] }
 

@@ -3,6 +3,7 @@ package conf
 import (
 	"fmt"
 	"os"
+	"os/user"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -25,6 +26,8 @@ type Options struct {
 	// Resolve finds the address of a host name in local and remote; nil asks the system,
 	// at most 30 seconds for each.
 	Resolve resolver
+	// User and Group say whether the system has a user or group; nil asks the system.
+	User, Group func(name string) bool
 }
 
 // Load reads the file at path with everything it includes. It always returns a Config,
@@ -49,6 +52,12 @@ func newParser(path string, opt Options) *parser {
 	}
 	if opt.Resolve == nil {
 		opt.Resolve = lookupHost
+	}
+	if opt.User == nil {
+		opt.User = func(name string) bool { _, err := user.Lookup(name); return err == nil }
+	}
+	if opt.Group == nil {
+		opt.Group = func(name string) bool { _, err := user.LookupGroup(name); return err == nil }
 	}
 	if opt.Schema == nil {
 		opt.Schema = Dovecot23()
@@ -86,7 +95,7 @@ type parser struct {
 	open     []frame           // sections around the line; open[0] is the root
 	sections int               // unnamed sections that are not filters, so far
 	seen     map[string]string // clause C10.11: path of a setting in a filter or section -> first place
-	lenient  bool              // the last line was the head of a section without its brace
+	headless *line             // the last line was the head of a section without its brace
 	old      obsolete
 }
 
@@ -142,6 +151,9 @@ func (p *parser) run() {
 			p.lex.done()
 		}
 	}
+	if p.lex.full != "" {
+		p.lostLine()
+	}
 	if f := p.top(); len(p.open) > 1 {
 		rep := p.atEnd(f.at, p.cfg.Path, fmt.Sprintf("Missing '}' (section started at %s:%d)", f.file, f.at.Line),
 			"Every section ends with a line that has nothing but `}`.")
@@ -170,14 +182,20 @@ func (p *parser) ambiguousHash(at int) {
 
 // apply acts on a line (clause C1.5).
 func (p *parser) apply(in *input, l line) {
-	lenient := p.lenient
-	p.lenient = false
 	if l.kind == lineSkip {
-		p.lenient = lenient
+		if p.lex.lost() {
+			p.lostLine()
+		}
+		return
+	}
+	headless := p.headless
+	p.headless = nil
+	if headless != nil && p.lex.text == "{" {
+		p.openSection(*headless) // it has been reported
 		return
 	}
 	if p.top().quiet {
-		p.applyQuiet(in, l)
+		p.applyQuiet(l)
 		return
 	}
 	if p.obsoleteLine(&l) {
@@ -193,23 +211,29 @@ func (p *parser) apply(in *input, l line) {
 	case lineInclude, lineIncludeTry:
 		p.include(in, l)
 	case lineBad:
-		if lenient && p.lex.text == "{" {
-			return // the brace of the section whose head has been reported
-		}
 		p.bad(l)
 	}
 }
 
+// lostLine says that a continued line is gone (clause C3.4). Dovecot does not.
+func (p *parser) lostLine() {
+	at := p.lex.rang(0, len(p.lex.full))
+	p.add(&hcl.Diagnostic{
+		Severity: hcl.DiagWarning, Summary: "The continued line is ignored",
+		Detail:  "A comment or an empty line follows its backslash, which drops what has been collected so far.",
+		Subject: subject(at), Extra: &Report{Level: "Warning"},
+	})
+}
+
 // applyQuiet follows only the braces in a section that is not looked at. Files are not
 // included there, as they may hold anything.
-func (p *parser) applyQuiet(in *input, l line) {
+func (p *parser) applyQuiet(l line) {
 	switch {
-	case l.kind == lineOpen:
+	case l.kind == lineOpen && l.key == "}":
+	case l.kind == lineOpen, l.kind == lineBad && strings.HasSuffix(p.lex.text, "{"):
 		p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
-	case l.kind == lineClose:
+	case l.kind == lineClose, l.kind == lineBad && strings.HasPrefix(p.lex.text, "}"):
 		p.open = p.open[:len(p.open)-1]
-	case l.kind == lineBad:
-		p.bad(l)
 	}
 }
 
@@ -261,16 +285,16 @@ func (p *parser) bad(l line) {
 	case p.lex.text == "{":
 		detail = "The brace that opens a section stands on the line of the section's name."
 		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
+	case section && l.named && strings.HasSuffix(l.value, "{") && l.valueAt+len(l.value) == l.end:
+		detail = "There must be a blank before the brace."
+		head := line{kind: lineOpen, key: l.key, value: strings.TrimSuffix(l.value, "{"), named: true, valueAt: l.valueAt, end: l.end}
+		defer p.openSection(head)
 	case section && strings.HasSuffix(p.lex.text, "{"):
 		detail = "A section has one name; a name with blanks is written in double quotes."
-		if strings.HasSuffix(l.value, "{") && strings.Count(p.lex.text, " ") == 1 {
-			detail = "There must be a blank before the brace."
-		}
 		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
 	case section:
 		detail = fmt.Sprintf("The head of a section is `%s name {`, with the brace on the same line.", l.key)
-		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
-		p.lenient = true
+		p.headless = &line{kind: lineOpen, key: l.key, value: l.value, named: l.named}
 	case strings.HasSuffix(l.key, "{"):
 		detail = "There must be a blank before the brace."
 		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -56,7 +55,7 @@ func (p *parser) own() {
 	p.users(v)
 	p.relay()
 	p.pluginNames()
-	if !slices.Contains(v.Protocols(), "submission") {
+	if !slices.Contains(v.Protocols(), "submission") && !p.failedAt("protocols: ", v.Range("protocols")) {
 		p.ownFail(v.Range("protocols"), "protocols does not contain submission", "Standalone serves this protocol only: `protocols = submission`.")
 	}
 }
@@ -132,7 +131,7 @@ func (p *parser) unsupported() {
 	})
 }
 
-var mechanisms = []string{"PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "CRAM-MD5", "EXTERNAL", "OAUTHBEARER", "XOAUTH2", "ANONYMOUS"}
+var mechanisms = []string{"PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "CRAM-MD5", "EXTERNAL", "OAUTHBEARER", "XOAUTH2"}
 
 func (p *parser) mechanisms(set *Setting) {
 	for _, w := range strings.Fields(set.Value) {
@@ -274,6 +273,9 @@ func (p *parser) listeners(v *View) {
 				for _, o := range taken {
 					if o.addr == here.addr || o.addr.Port() == l.Port && o.addr.Addr().Is4() == addr.Is4() &&
 						(o.addr.Addr().IsUnspecified() || addr.IsUnspecified()) {
+						if p.failedAt("duplicate listener: ", at) {
+							break
+						}
 						p.ownFail(at, fmt.Sprintf("inet_listener %s: %s is already taken by inet_listener %s", name, here.addr, o.name), "Each address and port can be listened on once.")
 						break
 					}
@@ -287,39 +289,65 @@ func (p *parser) listeners(v *View) {
 	}
 }
 
-// users checks the users and groups of our services and of their sockets.
+// ourServices are those that standalone starts.
+var ourServices = []string{"submission-login", "submission", "auth", "anvil", "config", "log"}
+
+// users checks the users and groups of our services and of their sockets, and that the
+// programs are ours.
 func (p *parser) users(v *View) {
 	for _, s := range v.Services() {
-		if !v.Enabled(s) || !slices.Contains([]string{"submission-login", "submission", "auth", "anvil", "config", "log"}, s.Name) {
+		if !v.Enabled(s) || !slices.Contains(ourServices, s.Name) {
 			continue
 		}
-		p.person(s, s.At("user"), "user", s.User)
-		p.person(s, s.At("group"), "group", s.Group)
+		c := people{p, v, s}
+		c.check(s.At("user"), "user", s.User)
+		c.check(s.At("group"), "group", s.Group)
 		for _, g := range s.ExtraGroups {
-			p.person(s, s.At("extra_groups"), "group", g)
+			c.check(s.At("extra_groups"), "group", g)
 		}
 		for _, l := range s.Unix {
 			if l.Mode != 0 {
-				p.person(s, l.Range, "user", l.User)
-				p.person(s, l.Range, "group", l.Group)
+				c.check(l.Range, "user", l.User)
+				c.check(l.Range, "group", l.Group)
+			}
+		}
+		words := strings.Fields(s.Executable)
+		for i, w := range words {
+			if i > 0 && !strings.HasPrefix(w, "-") {
+				p.ownFail(s.At("executable"), fmt.Sprintf("service(%s): %s is started with %s", s.Name, words[0], w),
+					"Post-login scripts are not supported by standalone.")
+				break
 			}
 		}
 	}
 }
 
-func (p *parser) person(s Service, at hcl.Range, kind, name string) {
-	if name == "" {
+// people checks the users and groups of one service.
+type people struct {
+	p *parser
+	v *View
+	s Service
+}
+
+func (c people) check(at hcl.Range, kind, name string) {
+	exists := c.p.opt.User
+	if kind == "group" {
+		exists = c.p.opt.Group
+	}
+	if name == "" || exists(name) {
 		return
 	}
-	var err error
-	if kind == "user" {
-		_, err = user.Lookup(name)
-	} else {
-		_, err = user.LookupGroup(name)
+	for _, def := range []string{"default_login_user", "default_internal_user", "default_internal_group"} {
+		if at.Filename != "" || c.v.Value(def) != name {
+			continue
+		}
+		if kind == "user" {
+			return // said by the checks that Dovecot has, too
+		}
+		c.p.ownFail(c.v.Range(def), def+" doesn't exist: "+name, "The name of a group of this system.")
+		return
 	}
-	if err != nil {
-		p.ownFail(at, fmt.Sprintf("service(%s): there is no %s %s", s.Name, kind, name), "The system knows no such name.")
-	}
+	c.p.ownFail(at, fmt.Sprintf("service(%s): there is no %s %s", c.s.Name, kind, name), "The system knows no such name.")
 }
 
 // relay checks where mail goes.
@@ -399,4 +427,14 @@ func (p *parser) pluginNames() {
 			}
 		}
 	})
+}
+
+// failedAt says whether an error that begins with start points at the range at.
+func (p *parser) failedAt(start string, at hcl.Range) bool {
+	for _, d := range p.diags {
+		if strings.HasPrefix(d.Summary, start) && d.Subject != nil && *d.Subject == at {
+			return true
+		}
+	}
+	return false
 }

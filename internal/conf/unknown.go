@@ -36,7 +36,8 @@ func (p *parser) suggest(f *frame, key string, section bool) string {
 		return "Names in `" + f.block.Type + "` have no slash."
 	}
 	if path != "" && (section && p.isSection(key) || !section && known(p.schema, key)) {
-		return fmt.Sprintf("`%s` belongs outside of `%s`. Perhaps the } that ends `%s` is missing before this line.", key, f.key, f.key)
+		return fmt.Sprintf("`%s` belongs outside of `%s`. Perhaps the } that ends the section opened at %s line %d is missing before this line.",
+			key, f.key, f.file, f.at.Line)
 	}
 	names := p.schema.Settings(path)
 	what := "setting"
