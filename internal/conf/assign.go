@@ -52,7 +52,7 @@ func (p *parser) rightSide(f *frame, l line, a *Assignment) (string, bool) {
 	switch l.form {
 	case File_:
 		a.Path = p.here().relative(l.value)
-		if !p.opt.Expand {
+		if root, _, _ := strings.Cut(f.prefix+l.key, "/"); !p.opt.Expand || p.opt.Only != nil && !p.opt.Only(root) {
 			return "<" + l.value, true
 		}
 		content, dir, err := readFile(a.Path, maxFileSize)

@@ -81,6 +81,9 @@ func (p *parser) check() {
 			if i > 0 && !groups[g].touched(v) {
 				continue
 			}
+			if reads := groups[g].reads; p.opt.Only != nil && !p.opt.Only(reads[len(reads)-1]) {
+				continue
+			}
 			c := checker{p: p, v: v, global: i == 0, group: &groups[g]}
 			groups[g].run(&c)
 		}

@@ -23,6 +23,9 @@ type Options struct {
 	Own bool
 	// NoChecks leaves out the checks of whole configurations (clause C16, and Own).
 	NoChecks bool
+	// Only, if not nil, says for which settings and types of sections outside of sections
+	// <files are read and checks run (doveconf -m); nil is all.
+	Only func(name string) bool
 	// Resolve finds the address of a host name in local and remote; nil asks the system,
 	// at most 30 seconds for each.
 	Resolve resolver

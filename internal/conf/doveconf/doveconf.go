@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -124,6 +125,9 @@ func (r *run) run(args []string) error {
 // installed, or if the files use them.
 func load(o *options, env Env) (*conf.Config, hcl.Diagnostics, *all.Table) {
 	opt := conf.Options{Expand: o.expand, Env: env.LookupEnv}
+	if only := moduleNames(all.V23Sieve(), o.modules); only != nil && !o.everything {
+		opt.Only = func(name string) bool { return only[name] }
+	}
 	if o.defaults {
 		return conf.Defaults(opt), nil, all.V23()
 	}
@@ -193,16 +197,25 @@ func (r *run) finish(p pending) error {
 }
 
 func (r *run) exporter(table *all.Table) *exporter {
-	x := &exporter{table: table, scope: r.o.scope}
-	if len(r.o.modules) > 0 {
-		x.modules = map[string]bool{}
-		for _, m := range r.o.modules {
-			for name := range table.Module(m) {
-				x.modules[name] = true
-			}
+	return &exporter{
+		table: table, scope: r.o.scope, modules: moduleNames(table, r.o.modules),
+		// The worker's own default shows only where the login program's is left out.
+		worker: slices.Contains(r.o.modules, "submission") && !slices.Contains(r.o.modules, "submission-login"),
+	}
+}
+
+// moduleNames are the settings of modules; nil, for all, if there are none.
+func moduleNames(table *all.Table, modules []string) map[string]bool {
+	var names map[string]bool
+	for _, m := range modules {
+		if names == nil {
+			names = map[string]bool{}
+		}
+		for name := range table.Module(m) {
+			names[name] = true
 		}
 	}
-	return x
+	return names
 }
 
 // dump is the whole configuration.

@@ -41,6 +41,7 @@ type exporter struct {
 	table   *all.Table
 	scope   scope
 	modules map[string]bool // -m; nil: all
+	worker  bool            // defaults are those of the submission service's worker
 	out     []entry
 }
 
@@ -139,6 +140,9 @@ func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix 
 	value, inFile, ok := m.value(r.Key)
 	if !ok {
 		value = r.Default
+		if x.worker && twoDefaults(r) {
+			value = workerDefault
+		}
 		if r.Null {
 			return
 		}
@@ -171,6 +175,9 @@ func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix 
 // twoDefaults: the setting is in several groups with different defaults, so that any value
 // differs from one of them (clause C17.10).
 func twoDefaults(r *all.Row) bool { return r.Name == "submission_max_mail_size" }
+
+// workerDefault is the other default of submission_max_mail_size.
+const workerDefault = "40 M"
 
 // strings adds a map.
 func (x *exporter) strings(m *merged, r *all.Row, prefix string, around []*section) {
