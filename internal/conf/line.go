@@ -9,9 +9,8 @@ import (
 
 // A dialect is what Dovecot 2.3 and 2.4 do differently on the level of lines.
 type dialect struct {
-	blank     func(byte) bool
-	unescape  func(string) (string, error) // of a quoted value
-	quotedKey bool                         // "key" = value
+	blank    func(byte) bool
+	unescape func(string) (string, error) // of a quoted value
 }
 
 // dialect23 is the language of 2.3: blanks are space and tab, a backslash in quotes

@@ -29,7 +29,8 @@ type Options struct {
 	// Resolve finds the address of a host name in local and remote; nil asks the system,
 	// at most 30 seconds for each.
 	Resolve resolver
-	// User and Group say whether the system has a user or group; nil asks the system.
+	// User and Group say whether the system has a user or group. Nil asks the system; but
+	// with Own and without root all exist, as nobody changes to them.
 	User, Group func(name string) bool
 }
 
@@ -55,6 +56,10 @@ func newParser(path string, opt Options) *parser {
 	}
 	if opt.Resolve == nil {
 		opt.Resolve = lookupHost
+	}
+	if opt.Own && opt.User == nil && opt.Group == nil && os.Geteuid() != 0 {
+		opt.User = func(string) bool { return true }
+		opt.Group = opt.User
 	}
 	if opt.User == nil {
 		opt.User = func(name string) bool { _, err := user.Lookup(name); return err == nil }

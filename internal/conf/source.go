@@ -97,7 +97,8 @@ func strerror(e syscall.Errno) string {
 func lookupHost(ctx context.Context, host string) (netip.Addr, error) {
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil || len(addrs) == 0 || host == "" {
-		return netip.Addr{}, errors.New("Name or service not known") //nolint:staticcheck // the resolver's text
+		//lint:ignore ST1005 the C library's words, which Dovecot prints
+		return netip.Addr{}, errors.New("Name or service not known")
 	}
 	return addrs[0].Unmap(), nil
 }
