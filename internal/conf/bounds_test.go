@@ -80,6 +80,10 @@ func TestBounds(t *testing.T) {
 
 // A pipe that nobody writes to does not stop the reader for good.
 func TestSlowPipe(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 5 seconds")
+	}
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)

@@ -243,15 +243,21 @@ func (x *lexer) open(s string, i int, l line) line {
 	return l
 }
 
-// rang is where text[from:to] of the logical line stands.
+// rang is where text[from:to] of the logical line stands. Of a line that begins in one
+// file and goes on in the one that includes it, it is the part in the latter.
 func (x *lexer) rang(from, to int) Range {
-	var r Range
 	if len(x.pieces) == 0 {
-		return r
+		return Range{}
 	}
-	r.Start, r.End = x.pos(from), x.pos(max(to, from))
-	r.Filename = x.pieces[0].file.Path
-	r.Line = x.pieces[len(x.pieces)-1].line
+	last := x.pieces[len(x.pieces)-1]
+	for _, p := range x.pieces {
+		if p.file == last.file {
+			from = max(from, p.at)
+			break
+		}
+	}
+	r := Range{Line: last.line}
+	r.Filename, r.Start, r.End = last.file.Path, x.pos(from), x.pos(max(to, from))
 	return r
 }
 

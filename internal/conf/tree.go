@@ -1,7 +1,6 @@
 package conf
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -21,14 +20,6 @@ type Config struct {
 
 // Schema is what Load was told, or took.
 func (c *Config) Schema() Schema { return c.schema }
-
-// Ordered are all filters, from the least to the most specific (clause C17.13). Equal
-// ones are in file order.
-func (c *Config) Ordered() []*Scope {
-	out := slices.Clone(c.Filters)
-	slices.SortStableFunc(out, func(a, b *Scope) int { return b.Match.compare(a.Match) })
-	return out
-}
 
 // A File is one file as it was read. An included file may occur several times.
 type File struct {

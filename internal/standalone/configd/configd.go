@@ -219,7 +219,7 @@ func own(b []byte, v *conf.View) []byte {
 // filters is the reply to FILTERS, general ones first (clause P2.11).
 func (s *Server) filters(b []byte) []byte {
 	b = config.AppendFilter(b, config.FilterLine{})
-	for _, f := range s.cfg.Ordered() {
+	for _, f := range s.cfg.Sorted() {
 		var line config.FilterLine
 		if f.Match.Protocol != nil {
 			line.Service = *f.Match.Protocol
