@@ -116,6 +116,7 @@ func (c *checker) fail(r hcl.Range, text, detail string) {
 		return
 	}
 	rep := c.p.atEnd(Range{Range: r, Line: r.End.Line}, c.p.cfg.Path, text, detail)
+	rep.Group = c.group.reads[len(c.group.reads)-1]
 	if c.failed {
 		rep.Text = ""
 		return

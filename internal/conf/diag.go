@@ -21,6 +21,8 @@ type Report struct {
 	// Global: a check of C16 that fails for the global settings, not just in a filter; the
 	// number is how often doveconf -n prints it as an Error line (clause C16.1).
 	Global int
+	// Group is, of a check of C16, a setting or section of the group that failed.
+	Group string
 }
 
 // Text returns the line with which Dovecot's doveconf would report d, without its level,

@@ -18,6 +18,13 @@ func (c *Config) Sorted() []*Scope {
 	return out
 }
 
+// Merged returns the filters that are in v, the most specific first, and the root.
+func (v *View) Merged() []*Scope {
+	out := slices.Clone(v.matched)
+	slices.SortStableFunc(out, func(a, b *Scope) int { return a.Match.compare(b.Match) })
+	return append(out, v.cfg.Root)
+}
+
 // Matches says whether settings in a filter with m apply to the client f.
 func (m Match) Matches(f Filter) bool {
 	r := f.request()

@@ -70,11 +70,38 @@ func (c *Config) view(r request) (*View, error) {
 	v.root = match[0].clone()
 	for i, s := range match[1:] {
 		strict := !s.Match.weaker(match[i].Match)
-		if key := v.root.merge(s.Block, strict); key != "" {
+		key := ""
+		if strict {
+			key = c.conflict(v.root, s.Block)
+		}
+		if key == "" {
+			key = v.root.merge(s.Block, strict)
+		}
+		if key != "" {
 			return nil, &ConflictError{Key: key, At: s.Open[0]}
 		}
 	}
 	return v, nil
+}
+
+// conflict returns the setting outside of sections that both a and b have; of several the
+// one that Dovecot comes to first.
+func (c *Config) conflict(a, b *Block) string {
+	var both []string
+	for _, s := range b.Settings {
+		if _, ok := a.byKey[s.Key]; ok {
+			both = append(both, s.Key)
+		}
+	}
+	if len(both) < 2 {
+		return strings.Join(both, "")
+	}
+	for _, name := range c.schema.Settings("") {
+		if slices.Contains(both, name) {
+			return name
+		}
+	}
+	return both[0]
 }
 
 // clone copies b, not the blocks in it.

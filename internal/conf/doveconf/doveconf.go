@@ -116,7 +116,7 @@ func (r *run) run(args []string) error {
 	case o.simple:
 		return r.simple(c, table, rest)
 	case len(o.names) > 0:
-		return r.queries(c, table)
+		return r.queries(c, table, rest)
 	}
 	return r.dump(c, table, rest)
 }
@@ -155,6 +155,7 @@ func wantsSieve(diags hcl.Diagnostics) bool {
 
 // pending is what is said after the dump (clause C16.1).
 type pending struct {
+	group string   // of the check that fails
 	lines []string // "Error: TEXT" and repeated warnings
 	fatal error
 }
@@ -180,6 +181,9 @@ func (r *run) report(diags hcl.Diagnostics) (pending, error) {
 			for range rep.Global {
 				p.lines = append(p.lines, "Error: "+d.Summary)
 			}
+			if rep.Global > 0 && p.group == "" {
+				p.group = rep.Group
+			}
 			if p.fatal == nil {
 				p.fatal = errors.New(rep.Text)
 			}
@@ -202,6 +206,13 @@ func (r *run) exporter(table *all.Table) *exporter {
 		// The worker's own default shows only where the login program's is left out.
 		worker: slices.Contains(r.o.modules, "submission") && !slices.Contains(r.o.modules, "submission-login"),
 	}
+}
+
+// view makes the entries of v.
+func (r *run) view(table *all.Table, v *conf.View) []entry {
+	x := r.exporter(table)
+	x.lost = findLost(v.Merged(), builtinServices(table))
+	return x.export(v.Root())
 }
 
 // moduleNames are the settings of modules; nil, for all, if there are none.
@@ -230,7 +241,7 @@ func (r *run) dump(c *conf.Config, table *all.Table, rest pending) error {
 	if err != nil {
 		r.say("Error", err.Error())
 	} else {
-		p.dump(r.exporter(table).export(v.Root()))
+		p.dump(r.view(table, v))
 	}
 	sections := 0
 	for _, s := range c.Sorted() {
@@ -256,10 +267,9 @@ func (r *run) dump(c *conf.Config, table *all.Table, rest pending) error {
 }
 
 // queries are single settings and sections (clauses C17.16, C17.17).
-func (r *run) queries(c *conf.Config, table *all.Table) error {
-	x := r.exporter(table)
-	if x.scope == visible {
-		x.scope = full
+func (r *run) queries(c *conf.Config, table *all.Table, rest pending) error {
+	if r.o.scope == visible {
+		r.o.scope = full
 	}
 	v, err := c.View(r.o.filter.Filter)
 	if err != nil {
@@ -268,7 +278,7 @@ func (r *run) queries(c *conf.Config, table *all.Table) error {
 		}
 		return errors.New("Errors in configuration")
 	}
-	entries := x.export(v.Root())
+	entries := r.view(table, v)
 	index := make(map[string]*entry, len(entries))
 	for i := range entries {
 		if e := &entries[i]; e.dump {
@@ -282,6 +292,9 @@ func (r *run) queries(c *conf.Config, table *all.Table) error {
 			p := &printer{out: &bytes.Buffer{}, hide: !r.o.secrets, query: name}
 			p.dump(entries)
 			r.out.block(p.out.Bytes())
+			if p.out.Len() > 0 {
+				_ = r.finish(rest) // a failing check is not fatal here
+			}
 		case r.o.hideKey:
 			r.out.line(e.value + "\n")
 		default:
@@ -298,8 +311,15 @@ func (r *run) simple(c *conf.Config, table *all.Table, rest pending) error {
 		r.say("Error", err.Error())
 		return errors.New("Errors in configuration")
 	}
-	x := r.exporter(table)
-	for _, e := range x.export(v.Root()) {
+	end := len(table.Rows)
+	if r, ok := table.Row(lastOf[rest.group]); ok {
+		end = r.Index + 1 // Dovecot stops after the group that fails
+	}
+	for _, e := range r.view(table, v) {
+		root, _, _ := strings.Cut(e.path, "/")
+		if row, ok := table.Row(root); ok && row.Index >= end {
+			break
+		}
 		if !e.simple {
 			continue
 		}
@@ -313,5 +333,25 @@ func (r *run) simple(c *conf.Config, table *all.Table, rest pending) error {
 			}
 		}
 	}
+	rest.first()
 	return r.finish(rest)
+}
+
+// first leaves only what is said of the first failure.
+func (p *pending) first() {
+	for i, l := range p.lines {
+		if strings.HasPrefix(l, "Error: ") {
+			p.lines = p.lines[:i+1]
+			return
+		}
+	}
+}
+
+// lastOf is, by what a failed check names (conf.Report.Group), the last setting of its
+// group in the order of the table.
+var lastOf = map[string]string{
+	"syslog_facility": "haproxy_timeout", "ssl_options": "ssl_options", "userdb": "last_valid_gid",
+	"imap_client_workarounds": "imap_urlauth_port", "lmtp_client_workarounds": "login_trusted_networks",
+	"mail_plugins": "postmaster_address", "service": "service", "pop3_client_workarounds": "pop3_delete_type",
+	"submission_client_workarounds": "submission_client_workarounds",
 }

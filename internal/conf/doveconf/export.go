@@ -42,6 +42,7 @@ type exporter struct {
 	scope   scope
 	modules map[string]bool // -m; nil: all
 	worker  bool            // defaults are those of the submission service's worker
+	lost    lost
 	out     []entry
 }
 
@@ -148,9 +149,13 @@ func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix 
 		}
 	}
 	if kind != 0 && r.Key == nameAt {
-		value, inFile = m.name(), m.file != nil // the head of a block sets it
+		value, inFile = m.name(), m.file != nil && !x.lost.lists[m.file] // the head of a block sets it
 	}
 	differs := value != r.Default || r.Null && ok || kind == 0 && inFile && twoDefaults(r)
+	if x.lost.setting(m.file, r.Key) {
+		inFile = false
+		differs = differs && kind == all.List
+	}
 	e := entry{path: prefix + r.Key, value: value, sections: around}
 	switch x.scope {
 	case full:
@@ -164,7 +169,7 @@ func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix 
 			e.dump = inFile
 		}
 	case set:
-		e.simple, e.dump = inFile || differs, inFile
+		e.simple, e.dump = inFile || differs, inFile || differs && x.lost.lists[m.file]
 	}
 	e.dump = e.dump || r.Always && m.file != nil
 	if e.dump || e.simple {
@@ -230,4 +235,75 @@ func builtinServices(t *all.Table) []*conf.Block {
 		return conf.Dovecot23Sieve().Services()
 	}
 	return conf.Dovecot23().Services()
+}
+
+// lost are the settings that a dump with -f does not show as set: when Dovecot merges
+// filters, a block that the most specific one does not have is made anew, with its values,
+// but without the marks that they were set.
+type lost struct {
+	settings map[*conf.Setting]bool
+	lists    map[*conf.Block]bool // passdb and userdb blocks that were made anew
+}
+
+func (l *lost) setting(b *conf.Block, key string) bool {
+	if b == nil || l.settings == nil {
+		return false
+	}
+	s, ok := b.Get(key)
+	return ok && l.settings[s]
+}
+
+// A place is a block that exists while filters are merged.
+type place map[string]place
+
+// findLost follows the merging of scopes, the most specific first.
+func findLost(scopes []*conf.Scope, services []*conf.Block) lost {
+	l := lost{map[*conf.Setting]bool{}, map[*conf.Block]bool{}}
+	if len(scopes) < 2 {
+		return lost{}
+	}
+	root := place{}
+	for _, s := range services {
+		root.add(s)
+	}
+	for i, s := range scopes {
+		l.merge(root, s.Block, false, i == 0)
+	}
+	return l
+}
+
+func (p place) add(b *conf.Block) place {
+	key := b.Type + "/" + b.ID
+	if p[key] == nil {
+		p[key] = place{}
+	}
+	for _, c := range b.Blocks {
+		p[key].add(c)
+	}
+	return p[key]
+}
+
+// merge adds what b has to p. anew: b itself was just made; first: nothing is lost.
+func (l *lost) merge(p place, b *conf.Block, anew, first bool) {
+	for _, s := range b.Settings {
+		if anew && b.Kind != conf.Map {
+			l.settings[s] = true
+		}
+	}
+	for _, c := range b.Blocks {
+		switch c.Kind {
+		case conf.List:
+			if !first {
+				l.lists[c] = true
+				l.merge(place{}, c, true, false)
+			}
+		case conf.Unique:
+			inner, ok := p[c.Type+"/"+c.ID]
+			if !ok {
+				inner = place{}
+				p[c.Type+"/"+c.ID] = inner
+			}
+			l.merge(inner, c, !ok && !first, first)
+		}
+	}
 }

@@ -23,6 +23,7 @@ type Table struct {
 // A Row is a setting, or a type of section.
 type Row struct {
 	settings.Setting
+	Index  int    // in Table.Rows
 	Key    string // the last part of Name
 	Kind   Kind   // of a section; 0 for settings
 	NameAt string // of a section: the setting inside that holds the block's name
@@ -146,6 +147,7 @@ func (t *Table) row(f []string, sieve bool) {
 	} else {
 		r.Type, r.Enum = types[typ], strings.Fields(arg)
 	}
+	r.Index = len(t.Rows)
 	t.Rows = append(t.Rows, r)
 	t.byPath[r.Name] = r
 	t.inside[dir] = append(t.inside[dir], r)
