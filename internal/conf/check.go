@@ -75,13 +75,13 @@ func (p *parser) check() {
 			continue
 		}
 		if !sslSaid && i > 0 {
-			sslSaid = p.sslOff(s, v)
+			sslSaid = p.sslOff(s)
 		}
 		for g := range groups {
 			if i > 0 && !groups[g].touched(v) {
 				continue
 			}
-			if reads := groups[g].reads; p.opt.Only != nil && !p.opt.Only(reads[len(reads)-1]) {
+			if !p.checks(&groups[g]) {
 				continue
 			}
 			c := checker{p: p, v: v, global: i == 0, group: &groups[g]}
@@ -93,19 +93,15 @@ func (p *parser) check() {
 	}
 }
 
-// sslOff is clause C10.12.
-func (p *parser) sslOff(s *Scope, v *View) bool {
+// sslOff is clause C10.12: it looks at what the filter itself sets.
+func (p *parser) sslOff(s *Scope) bool {
 	global, ok := p.cfg.Root.Get("ssl")
-	ssl := v.Value("ssl")
-	if !ok || global.Value != "no" || ssl == "no" {
+	own, set := s.Get("ssl")
+	if !ok || global.Value != "no" || !set || own.Value == "no" {
 		return false
 	}
-	text := fmt.Sprintf("SSL is disabled because global ssl=no, ignoring ssl=%s for subsection", ssl)
-	at := s.Open[0]
-	if set, ok := s.Get("ssl"); ok {
-		at = set.Last.Range
-	}
-	p.warn(at, text, text, "")
+	text := fmt.Sprintf("SSL is disabled because global ssl=no, ignoring ssl=%s for subsection", own.Value)
+	p.warn(own.Last.Range, text, text, "")
 	return true
 }
 

@@ -3,6 +3,8 @@ package conf
 import (
 	"io"
 	"slices"
+
+	"github.com/hashicorp/hcl/v2"
 )
 
 // What those need who print a whole configuration.
@@ -23,6 +25,25 @@ func (v *View) Merged() []*Scope {
 	out := slices.Clone(v.matched)
 	slices.SortStableFunc(out, func(a, b *Scope) int { return a.Match.compare(b.Match) })
 	return append(out, v.cfg.Root)
+}
+
+// Check runs the checks of clause C16 on one client's settings, as Load does on the global
+// ones.
+func (v *View) Check(opt Options) hcl.Diagnostics {
+	p := newParser(v.cfg.Path, opt)
+	p.cfg, p.schema = v.cfg, v.cfg.schema
+	for g := range groups {
+		if p.checks(&groups[g]) {
+			c := checker{p: p, v: v, global: true, group: &groups[g]}
+			groups[g].run(&c)
+		}
+	}
+	return p.diags
+}
+
+// checks says whether a group is to be checked at all.
+func (p *parser) checks(g *group) bool {
+	return p.opt.Only == nil || p.opt.Only(g.reads[len(g.reads)-1])
 }
 
 // Matches says whether settings in a filter with m apply to the client f.

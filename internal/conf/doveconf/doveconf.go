@@ -72,6 +72,7 @@ type run struct {
 	env Env
 	out output
 	o   options
+	opt conf.Options // as the configuration was loaded with
 }
 
 func (r *run) say(level, text string) {
@@ -107,7 +108,7 @@ func (r *run) run(args []string) error {
 		r.out.line(fmt.Sprintf("# %s: %s\n", version23, o.file))
 		r.out.flush()
 	}
-	c, diags, table := load(o, r.env)
+	c, diags, table := r.load()
 	rest, err := r.report(diags)
 	if err != nil {
 		return err
@@ -123,22 +124,23 @@ func (r *run) run(args []string) error {
 
 // load reads the configuration, with the settings of the managesieve plug-in if it is
 // installed, or if the files use them.
-func load(o *options, env Env) (*conf.Config, hcl.Diagnostics, *all.Table) {
-	opt := conf.Options{Expand: o.expand, Env: env.LookupEnv}
+func (r *run) load() (*conf.Config, hcl.Diagnostics, *all.Table) {
+	o := &r.o
+	r.opt = conf.Options{Expand: o.expand, Env: r.env.LookupEnv}
 	if only := moduleNames(all.V23Sieve(), o.modules); only != nil && !o.everything {
-		opt.Only = func(name string) bool { return only[name] }
+		r.opt.Only = func(name string) bool { return only[name] }
 	}
 	if o.defaults {
-		return conf.Defaults(opt), nil, all.V23()
+		return conf.Defaults(r.opt), nil, all.V23()
 	}
 	if _, err := os.Stat(sievePlugin); err != nil {
-		c, diags := conf.Load(o.file, opt)
+		c, diags := conf.Load(o.file, r.opt)
 		if !wantsSieve(diags) {
 			return c, diags, all.V23()
 		}
 	}
-	opt.Schema = conf.Dovecot23Sieve()
-	c, diags := conf.Load(o.file, opt)
+	r.opt.Schema = conf.Dovecot23Sieve()
+	c, diags := conf.Load(o.file, r.opt)
 	return c, diags, all.V23Sieve()
 }
 
@@ -166,30 +168,51 @@ func (r *run) report(diags hcl.Diagnostics) (pending, error) {
 	var p pending
 	for _, d := range diags {
 		rep, ok := d.Extra.(*conf.Report)
-		if !ok || rep.Text == "" && rep.Global == 0 {
+		if !ok || rep.Text == "" || rep.AtEnd {
 			continue
 		}
-		switch {
-		case d.Severity == hcl.DiagError && !rep.AtEnd:
+		if d.Severity == hcl.DiagError {
 			return p, errors.New(rep.Text)
-		case !rep.AtEnd:
-			r.say(rep.Level, rep.Text)
-			for range rep.Global {
+		}
+		r.say(rep.Level, rep.Text)
+	}
+	p.collect(diags)
+	return p, nil
+}
+
+// collect takes what is said after the dump from the results of checks.
+func (p *pending) collect(diags hcl.Diagnostics) {
+	for _, d := range diags {
+		rep, ok := d.Extra.(*conf.Report)
+		if !ok {
+			continue
+		}
+		for range rep.Global {
+			if rep.AtEnd {
+				p.lines = append(p.lines, "Error: "+d.Summary)
+			} else {
 				p.lines = append(p.lines, rep.Level+": "+rep.Text)
 			}
-		default:
-			for range rep.Global {
-				p.lines = append(p.lines, "Error: "+d.Summary)
-			}
-			if rep.Global > 0 && p.group == "" {
-				p.group = rep.Group
-			}
-			if p.fatal == nil {
-				p.fatal = errors.New(rep.Text)
-			}
+		}
+		if rep.Global > 0 && rep.AtEnd && p.group == "" {
+			p.group = rep.Group
+		}
+		if rep.AtEnd && rep.Text != "" && p.fatal == nil {
+			p.fatal = errors.New(rep.Text)
 		}
 	}
-	return p, nil
+}
+
+// recheck looks anew at what the global settings were checked for, if v is a certain
+// client's.
+func (r *run) recheck(v *conf.View, err error, p pending) pending {
+	if err != nil || len(v.Merged()) > 1 {
+		p.lines, p.group = nil, ""
+	}
+	if err == nil && len(v.Merged()) > 1 {
+		p.collect(v.Check(r.opt))
+	}
+	return p
 }
 
 // finish says what is pending.
@@ -238,6 +261,7 @@ func (r *run) dump(c *conf.Config, table *all.Table, rest pending) error {
 	r.out.flush()
 	p := &printer{out: &bytes.Buffer{}, hide: !r.o.secrets}
 	v, err := c.View(r.o.filter.Filter)
+	rest = r.recheck(v, err, rest)
 	if err != nil {
 		r.say("Error", err.Error())
 	} else {
@@ -278,6 +302,7 @@ func (r *run) queries(c *conf.Config, table *all.Table, rest pending) error {
 		}
 		return errors.New("Errors in configuration")
 	}
+	rest = r.recheck(v, nil, rest)
 	entries := r.view(table, v)
 	index := make(map[string]*entry, len(entries))
 	for i := range entries {
@@ -311,9 +336,10 @@ func (r *run) simple(c *conf.Config, table *all.Table, rest pending) error {
 		r.say("Error", err.Error())
 		return errors.New("Errors in configuration")
 	}
+	rest = r.recheck(v, nil, rest)
 	end := len(table.Rows)
-	if r, ok := table.Row(lastOf[rest.group]); ok {
-		end = r.Index + 1 // Dovecot stops after the group that fails
+	if row, ok := table.Row(lastOf[rest.group]); ok {
+		end = row.Index + 1 // Dovecot stops after the group that fails
 	}
 	for _, e := range r.view(table, v) {
 		root, _, _ := strings.Cut(e.path, "/")
