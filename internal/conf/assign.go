@@ -229,7 +229,11 @@ func (p *parser) openSection(l line) {
 	}
 	next := frame{key: l.key, scope: f.scope, prefix: f.prefix + l.key + "/" + Escape(id) + "/"}
 	if p.forgotten(l.key, head) {
-		p.unknown(&f, l.key, keyAt, true)
+		if f.block.Kind == Map {
+			p.fail(head, "Section not allowed here", p.suggest(&f, l.key, true))
+		} else {
+			p.unknown(&f, l.key, keyAt, true)
+		}
 		p.open = p.open[:1]
 		p.openSection(l)
 		return

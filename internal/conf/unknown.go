@@ -32,7 +32,7 @@ func (p *parser) suggest(f *frame, key string, section bool) string {
 		return fmt.Sprintf("Nothing can be set inside `%s {`.", f.key)
 	}
 	path := f.block.path
-	if f.block.Kind == Map {
+	if f.block.Kind == Map && !section {
 		return "Names in `" + f.block.Type + "` have no slash."
 	}
 	if path != "" && (section && p.isSection(key) || !section && known(p.schema, key)) {

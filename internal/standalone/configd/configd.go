@@ -20,6 +20,8 @@ import (
 	"dovetail/internal/conf"
 	"dovetail/internal/dovecot/config"
 	"dovetail/internal/process/event"
+
+	"github.com/hashicorp/hcl/v2"
 )
 
 const (
@@ -240,16 +242,29 @@ func prefix(n conf.Net) netip.Prefix {
 	return netip.PrefixFrom(n.Addr, n.Bits)
 }
 
-// Load reads the configuration for a Server. The error holds all messages, as conf.Write
-// shows them.
+// Load reads the configuration for a Server. The error is one line with the first message
+// and the number of the others: `dovetail run` and `dovetail check` show all of them before
+// any process is started, so that this one happens only if the files changed since.
 func Load(path string) (*conf.Config, error) {
 	cfg, diags := conf.Load(path, conf.Options{Expand: true, Own: true})
-	if diags.HasErrors() {
-		var text strings.Builder
-		if err := conf.Write(&text, cfg, diags); err != nil {
-			return nil, err
+	var first error
+	errors := 0
+	for _, d := range diags {
+		if d.Severity != hcl.DiagError {
+			continue
 		}
-		return nil, fmt.Errorf("%s", strings.TrimSuffix(text.String(), "\n"))
+		if errors++; first == nil {
+			first = fmt.Errorf("%s", d.Summary)
+			if d.Subject != nil {
+				first = fmt.Errorf("%s line %d: %s", d.Subject.Filename, d.Subject.Start.Line, d.Summary)
+			}
+		}
+	}
+	if errors > 1 {
+		first = fmt.Errorf("%w (and %d more errors)", first, errors-1)
+	}
+	if first != nil {
+		return nil, first
 	}
 	return cfg, nil
 }

@@ -233,6 +233,18 @@ func TestStop(t *testing.T) {
 	<-done
 }
 
+// A configuration that is wrong is told in one line.
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Load(write(t, dir, "bad", "protocols = submission\nhostnam = x\nssl = maybe\n")); err == nil ||
+		err.Error() != dir+"/bad line 2: Unknown setting: hostnam (and 1 more errors)" && !strings.Contains(err.Error(), "more errors") {
+		t.Errorf("%v", err)
+	}
+	if _, err := Load(filepath.Join(dir, "nosuch")); err == nil || !strings.Contains(err.Error(), "open("+dir+"/nosuch) failed: No such file or directory") {
+		t.Errorf("%v", err)
+	}
+}
+
 func BenchmarkAnswer(b *testing.B) {
 	s := New(load(b, write(b, b.TempDir(), "c", "hostname = x\nlocal_name *.example.org {\n  login_greeting = x\n}\nprotocol submission {\n  mail_plugins = y\n}\n")), nil)
 	r := config.Request{Modules: []string{"submission-login", "ssl-server"}, Service: "submission", LocalName: "mx.example.org"}
