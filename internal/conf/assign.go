@@ -50,25 +50,53 @@ func (p *parser) warnGlobalAfterFilter(f *frame, key string, at Range) {
 // rightSide computes the value of a line as far as Options say (clauses C5, C6).
 func (p *parser) rightSide(f *frame, l line, a *Assignment) (string, bool) {
 	switch l.form {
-	case File_:
+	case FromFile:
 		a.Path = p.here().relative(l.value)
 		if root, _, _ := strings.Cut(f.prefix+l.key, "/"); !p.opt.Expand || p.opt.Only != nil && !p.opt.Only(root) {
 			return "<" + l.value, true
 		}
-		content, dir, err := readFile(a.Path, maxFileSize)
-		key := f.prefix + l.key
-		switch {
-		case dir:
-			p.fail(a.Range, fmt.Sprintf("%s: read(%s) failed: Is a directory", key, a.Path), "A < takes the content of a file.")
-		case err != nil:
-			p.fail(a.Range, fmt.Sprintf("%s: Can't open file %s: %s", key, a.Path, reason(err)),
-				"The value is the content of this file, which must be readable.")
-		}
-		return string(content), err == nil && !dir
+		return p.readValue(f.prefix+l.key, a)
 	case Variable:
 		return p.substitute(f, l, a)
 	}
 	return l.value, true
+}
+
+// readValue is the content of the file a.Path, for the key Dovecot would name.
+func (p *parser) readValue(key string, a *Assignment) (string, bool) {
+	if text, ok := p.content[a.Path]; ok {
+		return text, true
+	}
+	b, dir, err := readFile(a.Path, maxFileSize)
+	switch {
+	case dir:
+		p.fail(a.Range, fmt.Sprintf("%s: read(%s) failed: Is a directory", key, a.Path), "A < takes the content of a file.")
+		return "", false
+	case err != nil:
+		p.fail(a.Range, fmt.Sprintf("%s: Can't open file %s: %s", key, a.Path, reason(err)),
+			"The value is the content of this file, which must be readable.")
+		return "", false
+	case !p.room(len(b), a.Range):
+		return "", false
+	}
+	if p.content == nil {
+		p.content = map[string]string{}
+	}
+	p.content[a.Path] = string(b)
+	return p.content[a.Path], true
+}
+
+// room counts n more bytes, and says whether they are within the bound.
+func (p *parser) room(n int, at Range) bool {
+	p.bytes += int64(n)
+	if p.bytes <= maxTotalSize {
+		return true
+	}
+	if !p.stopped {
+		p.fail(at, fmt.Sprintf("Files and values have more than %d MB in all", maxTotalSize>>20), "Nothing more is read.")
+		p.stopped = true
+	}
+	return false
 }
 
 // assign sets key, which may be a path (clause C8.4), in the section of f.

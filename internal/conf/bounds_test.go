@@ -38,6 +38,7 @@ func TestBounds(t *testing.T) {
 	file(t, "noise", strings.Repeat("\x01\x02 garbage \xff\n", 50_000))
 	file(t, "zero", "!include /dev/zero\n!include_try /dev/zero\n")
 	file(t, "fifos", "!include fifo\nlogin_greeting = <fifo\n")
+	file(t, "grow", strings.Repeat("hostname = $hostname "+strings.Repeat("x", 500)+"\n", 20_000))
 	file(t, "braces", "!include "+strings.Repeat("{a,b}", 40)+"\n")
 	file(t, "stars", "!include "+strings.Repeat("*a", 200)+"b\n")
 	file(t, strings.Repeat("a", 200), "")
@@ -50,6 +51,7 @@ func TestBounds(t *testing.T) {
 		{"ping", "Recursive include file: ./././ping"},
 		{"deep", "Unknown setting: service { service { service"},
 		{"filters", "Sections are nested more than 100 deep"},
+		{"grow", "Files and values have more than 256 MB in all"},
 		{"noise", "Expecting '{'"},
 		{"zero", "Couldn't open include file /dev/zero: the file is too large"},
 		{"fifos", ""},

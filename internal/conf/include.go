@@ -18,7 +18,6 @@ func (p *parser) openMain(path string) bool {
 		p.add(d)
 		return false
 	}
-	in.isMain = true
 	p.stack = append(p.stack, in)
 	return true
 }

@@ -198,7 +198,7 @@ func (x *lexer) value(s string, i int, l line) line {
 	v := s[i:]
 	switch {
 	case strings.HasPrefix(v, "<"):
-		l.form, l.value = File_, s[x.skipBlanks(s, i+1):]
+		l.form, l.value = FromFile, s[x.skipBlanks(s, i+1):]
 	case v != "" && v[0] != '\'' && v[0] != '"' && strings.IndexByte(v, '$') >= 0:
 		l.form, l.value = Variable, v
 	case v == `"` || v == `'`: // first and last at once

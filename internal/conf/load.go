@@ -96,7 +96,8 @@ type parser struct {
 	stack   []*input // files being read; the last one is read next (clause C7.6)
 	files   map[string]*File
 	byMatch map[string][]*Scope // cfg.Filters by Match.key
-	bytes   int64               // of all files opened so far
+	bytes   int64               // of all files opened and values made so far
+	content map[string]string   // of <files that have been read
 	// stopped: a bound of source.go was passed, nothing more is included.
 	stopped bool
 
@@ -124,14 +125,13 @@ type frame struct {
 
 // An input is a file being read.
 type input struct {
-	file   *File
-	text   string // content not yet read
-	off    int
-	line   int    // last physical line read
-	by     *input // the file that includes it
-	depth  int
-	stat   os.FileInfo // nil for a directory
-	isMain bool
+	file  *File
+	text  string // content not yet read
+	off   int    // of text in the file
+	line  int    // last physical line read
+	by    *input // the file that includes it
+	depth int    // how many files led here
+	stat  os.FileInfo
 }
 
 func (p *parser) top() *frame { return &p.open[len(p.open)-1] }

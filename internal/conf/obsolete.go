@@ -145,9 +145,9 @@ func (p *parser) becomeQuietly(f *frame, key, value string, l *line) {
 		Key: p.lex.rang(l.keyAt, l.keyAt+len(l.key)), Range: p.lex.rang(l.valueAt, l.end),
 	}
 	if path, file := strings.CutPrefix(value, "<"); file && l.form == Plain && strings.HasSuffix(l.key, "_file") {
-		a.Form, a.Path = File_, p.here().relative(path)
+		a.Form, a.Path = FromFile, p.here().relative(path)
 		if p.opt.Expand {
-			read := line{kind: lineSet, key: key, value: path, form: File_, valueAt: l.valueAt, end: l.end}
+			read := line{kind: lineSet, key: key, value: path, form: FromFile, valueAt: l.valueAt, end: l.end}
 			var ok bool
 			if value, ok = p.rightSide(f, read, a); !ok {
 				return

@@ -180,7 +180,7 @@ func (p *parser) sslFile(s *Scope, name string) {
 		return
 	}
 	at := set.Last.Range.Range
-	if set.Last.Form != File_ {
+	if set.Last.Form != FromFile {
 		if strings.HasPrefix(set.Value, "/") {
 			p.ownFail(at, name+" is the name of a file, not its content", fmt.Sprintf("Write `%s = <%s`.", name, set.Value))
 		} else if !isPEM(set.Value) {

@@ -16,7 +16,7 @@ import (
 // Bounds that no real configuration meets. Each has its own error.
 const (
 	maxFileSize  = 64 << 20  // of one file
-	maxTotalSize = 256 << 20 // of all files of a Load, an included file counted each time
+	maxTotalSize = 256 << 20 // of all files of a Load, an included file counted each time, and of values made of variables
 	maxFiles     = 100_000   // opened in one Load
 	maxInclude   = 100       // files including each other
 	maxDepth     = 100       // sections inside each other

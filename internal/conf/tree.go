@@ -91,7 +91,7 @@ type Form uint8
 
 const (
 	Plain    Form = iota // text, perhaps quoted
-	File_                // <path
+	FromFile             // <path
 	Variable             // text with a $ that may name something
 )
 
@@ -101,7 +101,7 @@ type Assignment struct {
 	Raw   string // as written, quotes included, comment and blanks around it not
 	Quote byte   // the quote around it, ' or ", or 0
 	Value string // as in Setting, after this line
-	Path  string // Form File_: the path, made relative to the file's directory
+	Path  string // Form FromFile: the path, made relative to the file's directory
 	Key   Range  // where the key stands
 	Range Range  // where the value stands
 	// By is the obsolete setting that the line has in fact, when Dovecot translated it

@@ -130,7 +130,7 @@ func distance(a, b string, limit int) int {
 
 // rightValue says what a value should look like.
 func rightValue(key string, k Known, a *Assignment) string {
-	if a.Form == File_ && strings.HasPrefix(a.Raw, "<") {
+	if a.Form == FromFile && strings.HasPrefix(a.Raw, "<") {
 		return fmt.Sprintf("`%s` does not take its value from a file.", key)
 	}
 	if a.Form == Variable && strings.Contains(a.Value, "$") {

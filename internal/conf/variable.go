@@ -18,7 +18,7 @@ func (p *parser) substitute(f *frame, l line, a *Assignment) (string, bool) {
 		}
 		out.WriteString(value)
 		if !more {
-			return out.String(), true
+			return out.String(), p.room(out.Len(), a.Range)
 		}
 		out.WriteByte(' ')
 		for i += len(word) + 1; i < len(v) && p.lex.d.blank(v[i]); i++ {
