@@ -11,6 +11,8 @@ import (
 type dialect struct {
 	blank    func(byte) bool
 	unescape func(string) (string, error) // of a quoted value
+	// later: keys may stand in double quotes, and `group` has a label before its name.
+	later bool
 }
 
 // dialect23 is the language of 2.3: blanks are space and tab, a backslash in quotes
@@ -55,7 +57,9 @@ type line struct {
 	named bool   // lineOpen: there is a name
 	form  Form
 	quote byte
-	bad   string // lineBad: Dovecot's text
+	// quotedKey: the key was in quotes, which are gone.
+	quotedKey bool
+	bad       string // lineBad: Dovecot's text
 	// Offsets into the logical line.
 	keyAt, valueAt, end int
 }
@@ -172,6 +176,16 @@ func (x *lexer) classify(s string) line {
 		i++
 	}
 	l.key = s[:i]
+	if x.d.later && strings.HasPrefix(s, `"`) {
+		key, n, err := quotedKey(s)
+		if err != nil {
+			l.kind, l.bad = lineBad, err.Error()
+			return l
+		}
+		if n > 0 {
+			l.key, l.quotedKey, i = key, true, n
+		}
+	}
 	i = x.skipBlanks(s, i)
 	l.valueAt = i
 	switch l.key {
@@ -218,6 +232,15 @@ func (x *lexer) value(s string, i int, l line) line {
 // open reads what follows the type in the head of a section, from i on.
 func (x *lexer) open(s string, i int, l line) line {
 	l.kind = lineOpen
+	label := ""
+	if x.d.later && l.key == "group" { // group @label name {
+		j := x.wordEnd(s, i)
+		label, i = s[i:j]+" ", x.skipBlanks(s, j)
+		if i < len(s) && s[i] == '{' {
+			l.kind, l.bad = lineBad, "Expecting '{'"
+			return l
+		}
+	}
 	if i < len(s) && s[i] == '"' {
 		l.valueAt, l.named = i, true
 		if q := strings.IndexByte(s[i+1:], '"'); q >= 0 {
@@ -234,6 +257,7 @@ func (x *lexer) open(s string, i int, l line) line {
 		j := x.wordEnd(s, i)
 		l.value, l.named, i = s[i:j], true, x.skipBlanks(s, j)
 	}
+	l.value = label + l.value
 	switch {
 	case i >= len(s) || s[i] != '{':
 		l.kind, l.bad = lineBad, "Expecting '{'"

@@ -26,6 +26,8 @@ type Options struct {
 	// Only, if not nil, says for which settings and types of sections outside of sections
 	// <files are read and checks run (doveconf -m); nil is all.
 	Only func(name string) bool
+	// IgnoreUnknown passes over settings and sections that 2.4 does not know (doveconf -U).
+	IgnoreUnknown bool
 	// Resolve finds the address of a host name in local and remote; nil asks the system,
 	// at most 30 seconds for each.
 	Resolve resolver
@@ -93,6 +95,8 @@ type parser struct {
 	cfg    *Config
 	lex    lexer
 
+	onLine24 func(*input, line) // acts on lines in place of apply
+
 	stack   []*input // files being read; the last one is read next (clause C7.6)
 	files   map[string]*File
 	byMatch map[string][]*Scope // cfg.Filters by Match.key
@@ -155,7 +159,11 @@ func (p *parser) run() {
 		phys = strings.TrimSuffix(phys, "\r")
 		l := p.lex.next(phys, in.file, in.line, off)
 		if l.kind != lineContinued {
-			p.apply(in, l)
+			if p.onLine24 != nil {
+				p.onLine24(in, l)
+			} else {
+				p.apply(in, l)
+			}
 			p.lex.done()
 		}
 	}

@@ -118,7 +118,7 @@ func TestLiveDebian(t *testing.T) {
 		t.Skip("there is no /etc/dovecot/dovecot.conf")
 	}
 	var v verdict
-	c := testCase{dir: "/"}
+	c := testCase{version: "2.3", dir: "/"}
 	for _, args := range [][]string{{"-n"}, {"-a"}, {"-S"}, {"-d"}, {"-d", "-s"}, {"protocols", "service/submission-login", "passdb"}} {
 		v.compare(t, doveconf, c, args...)
 	}
@@ -129,7 +129,7 @@ func TestLiveDebian(t *testing.T) {
 func TestLiveGenerated(t *testing.T) {
 	doveconf := installed(t)
 	dir := t.TempDir()
-	c := testCase{dir: dir, name: "main", env: map[string]string{"FOO": "from env"}}
+	c := testCase{version: "2.3", dir: dir, name: "main", env: map[string]string{"FOO": "from env"}}
 	queries := strings.Fields(`hostname mail_plugins ssl service/auth plugin passdb service/auth/unix_listener passdb/0/driver
 		service/submission-login/inet_listener/submission/port namespace namespace/inbox/mailbox mail_cache_max_size service/new dict nosuch`)
 	var v verdict

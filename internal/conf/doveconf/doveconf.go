@@ -30,10 +30,18 @@ const (
 	exitSysexit = 75 // with USE_SYSEXITS (clause C17.3)
 )
 
-// Main is doveconf of 2.3. It returns the exit status.
+// Main is doveconf of 2.3 or 2.4. It returns the exit status.
 func Main(args []string, env Env) int {
-	r := run{env: env, out: output{w: env.Stdout, terminal: env.Terminal}}
-	err := r.run(args)
+	r := run24{run: run{env: env, out: output{w: env.Stdout, terminal: env.Terminal}}}
+	dialect, args, err := chooseDialect(args, env)
+	switch {
+	case err != nil:
+	case dialect == "2.4":
+		r.later = true
+		err = r.main(args)
+	default:
+		err = r.run.run(args)
+	}
 	r.out.flush()
 	if usage := usageError(""); errors.As(err, &usage) {
 		fmt.Fprintf(env.Stderr, "doveconf: %s\n", usage)
@@ -73,9 +81,14 @@ type run struct {
 	out output
 	o   options
 	opt conf.Options // as the configuration was loaded with
+	// later: the dialect is that of 2.4.
+	later bool
 }
 
 func (r *run) say(level, text string) {
+	if r.later { // 2.4 begins each line anew
+		text = strings.ReplaceAll(text, "\n", "\ndoveconf: "+level+": ")
+	}
 	fmt.Fprintf(r.env.Stderr, "doveconf: %s: %s\n", level, text)
 }
 

@@ -12,6 +12,8 @@ type options struct {
 	scope                                               scope
 	defaults, hideKey, secrets, simple, expand, command bool
 	hash, everything                                    bool   // -H, -p
+	all, ignoreUnknown                                  bool   // -a, -U: of 2.4
+	dialect                                             string // --dialect: "2.3", "2.4", "" to find out
 	file                                                string // -c
 	fileGiven                                           bool
 	modules                                             []string
@@ -34,6 +36,11 @@ func (e usageError) Error() string { return string(e) }
 // parseOptions reads args as getopt does: options may follow names, letters combine, --
 // ends them. The error is a usageError, or else fatal.
 func parseOptions(args []string, o *options) error {
+	return parseLetters(args, o, knownOptions, takesArgument, o.option)
+}
+
+// parseLetters does that for the given letters; act is called for each with its argument.
+func parseLetters(args []string, o *options, known, argument string, act func(byte, string) error) error {
 	for len(args) > 0 {
 		arg := args[0]
 		args = args[1:]
@@ -48,11 +55,11 @@ func parseOptions(args []string, o *options) error {
 		for letters := arg[1:]; letters != ""; {
 			c := letters[0]
 			letters = letters[1:]
-			if strings.IndexByte(knownOptions, c) < 0 {
+			if strings.IndexByte(known, c) < 0 {
 				return usageError(fmt.Sprintf("invalid option -- '%c'", c))
 			}
 			value := ""
-			if strings.IndexByte(takesArgument, c) >= 0 {
+			if strings.IndexByte(argument, c) >= 0 {
 				switch {
 				case letters != "":
 					value, letters = letters, ""
@@ -62,7 +69,7 @@ func parseOptions(args []string, o *options) error {
 					return usageError(fmt.Sprintf("option requires an argument -- '%c'", c))
 				}
 			}
-			if err := o.option(c, value); err != nil {
+			if err := act(c, value); err != nil {
 				return err
 			}
 		}
