@@ -30,8 +30,15 @@ const (
 	exitSysexit = 75 // with USE_SYSEXITS (clause C17.3)
 )
 
-// Main is doveconf of 2.3 or 2.4. It returns the exit status.
+// Main is doveconf of 2.3 or 2.4, or what the first argument says: check. It returns the
+// exit status.
 func Main(args []string, env Env) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "check":
+			return runCheck(args[1:], env)
+		}
+	}
 	r := run24{run: run{env: env, out: output{w: env.Stdout, terminal: env.Terminal}}}
 	dialect, args, err := chooseDialect(args, env)
 	switch {
