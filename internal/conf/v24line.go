@@ -1,14 +1,16 @@
 package conf
 
-import (
-	"errors"
-	"strings"
-)
+import "strings"
 
 // dialect24 is the language of 2.4 on the level of lines.
 var dialect24 = dialect{blank: blank24, unescape: unescape24, later: true}
 
 func blank24(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
+
+// A fault24 is an error whose text is Dovecot's.
+type fault24 string
+
+func (f fault24) Error() string { return string(f) }
 
 // unescape24 takes the backslashes out of a quoted value (clause C4.6).
 func unescape24(s string) (string, error) {
@@ -23,10 +25,10 @@ func unescape24(s string) (string, error) {
 		}
 		i++
 		if i == len(s) {
-			return "", errors.New(`Unknown escape sequence \`)
+			return "", fault24(`Unknown escape sequence \`)
 		}
 		if s[i] != '\\' && s[i] != '"' {
-			return "", errors.New(`Unknown escape sequence \` + s[i:i+1])
+			return "", fault24(`Unknown escape sequence \` + s[i:i+1])
 		}
 		b = append(b, s[i])
 	}
@@ -63,17 +65,17 @@ func splitList(v string) ([]string, error) {
 				if v[i] == '\\' {
 					i++
 					if i == len(v) {
-						return nil, errors.New(`Value ends with '\'`)
+						return nil, fault24(`Value ends with '\'`)
 					}
 				}
 				b = append(b, v[i])
 			}
 			if i == len(v) {
-				return nil, errors.New(`Missing ending '"'`)
+				return nil, fault24(`Missing ending '"'`)
 			}
 			i++
 			if i < len(v) && !sep(v[i]) {
-				return nil, errors.New(`Expected ',' or ' ' after '"'`)
+				return nil, fault24(`Expected ',' or ' ' after '"'`)
 			}
 			if len(b) > 0 {
 				out = append(out, string(b))
@@ -83,7 +85,7 @@ func splitList(v string) ([]string, error) {
 		j := i
 		for ; j < len(v) && !sep(v[j]); j++ {
 			if v[j] == '"' {
-				return nil, errors.New(`'"' in the middle of a string`)
+				return nil, fault24(`'"' in the middle of a string`)
 			}
 		}
 		out = append(out, v[i:j])

@@ -17,10 +17,7 @@ func percentSyntax(v string) string {
 		v = v[i+1:]
 		switch {
 		case v[0] == '%':
-			v = v[1:]
-			if strings.HasPrefix(v, "{") {
-				v = v[1:]
-			}
+			v = strings.TrimPrefix(v[1:], "{")
 		case v[0] == '{':
 			p := percent{s: v[1:]}
 			p.next()

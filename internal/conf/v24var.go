@@ -1,7 +1,6 @@
 package conf
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -91,10 +90,10 @@ func (q *parser24) find(n *Node, name string) (*Setting24, string, error) {
 	}
 	row, ok := q.t.Row(name)
 	if !ok || row.Shape == all.NamedFilter || row.Shape == all.ListFilter {
-		return nil, "", errors.New("Unknown setting: " + name)
+		return nil, "", fault24("Unknown setting: " + name)
 	}
 	if row.Shape != all.Value {
-		return nil, "", errors.New("Setting type can't be expanded to string")
+		return nil, "", fault24("Setting type can't be expanded to string")
 	}
 	for up := n; up != nil; up = up.Parent {
 		if s, ok := up.Get(name); ok {
@@ -107,10 +106,10 @@ func (q *parser24) find(n *Node, name string) (*Setting24, string, error) {
 func (q *parser24) findPath(path, name string) (*Setting24, string, error) {
 	row, ok := q.t.Row(name)
 	if !ok {
-		return nil, "", errors.New("Unknown setting: " + name)
+		return nil, "", fault24("Unknown setting: " + name)
 	}
 	if row.Shape != all.Value {
-		return nil, "", errors.New("Setting type can't be expanded to string")
+		return nil, "", fault24("Setting type can't be expanded to string")
 	}
 	roots := []*Node{q.c.Root, q.c.Builtin}
 	found := false
@@ -135,7 +134,7 @@ func (q *parser24) findPath(path, name string) (*Setting24, string, error) {
 		}
 	}
 	if !found {
-		return nil, "", errors.New("Unknown filter path: " + path)
+		return nil, "", fault24("Unknown filter path: " + path)
 	}
 	return nil, q.c.Default(row), nil
 }

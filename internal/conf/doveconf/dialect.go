@@ -2,7 +2,6 @@ package doveconf
 
 import (
 	"bufio"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -37,7 +36,7 @@ func chooseDialect(args []string, env Env) (dialect string, rest []string, err e
 			continue
 		}
 		if value != "2.3" && value != "2.4" {
-			return "", nil, fmt.Errorf("Unknown dialect: %s (use 2.3 or 2.4)", value)
+			return "", nil, fatalf("Unknown dialect: %s (use 2.3 or 2.4)", value)
 		}
 		dialect = value
 	}

@@ -30,13 +30,15 @@ const (
 	exitSysexit = 75 // with USE_SYSEXITS (clause C17.3)
 )
 
-// Main is doveconf of 2.3 or 2.4, or what the first argument says: check. It returns the
+// Main is doveconf of 2.3 or 2.4, or what the first argument says: check, convert. It returns the
 // exit status.
 func Main(args []string, env Env) int {
 	if len(args) > 0 {
 		switch args[0] {
 		case "check":
 			return runCheck(args[1:], env)
+		case "convert":
+			return runConvert(args[1:], env)
 		}
 	}
 	r := run24{run: run{env: env, out: output{w: env.Stdout, terminal: env.Terminal}}}
@@ -66,6 +68,13 @@ func Main(args []string, env Env) int {
 	}
 	return 0
 }
+
+// A fatal is an error whose text is Dovecot's, capital letter and all.
+type fatal string
+
+func (f fatal) Error() string { return string(f) }
+
+func fatalf(format string, args ...any) error { return fatal(fmt.Sprintf(format, args...)) }
 
 // errSaid ends the program after everything has been said.
 var errSaid = errors.New("said")
@@ -107,16 +116,16 @@ func (r *run) run(args []string) error {
 		return err
 	}
 	if o.instance != "" {
-		return fmt.Errorf("Unknown instance name: %s", o.instance)
+		return fatalf("Unknown instance name: %s", o.instance)
 	}
 	if o.hash {
 		return r.hostHashes(o.names)
 	}
 	if o.command {
 		if len(o.names) == 0 {
-			return errors.New("Missing command for -e")
+			return fatal("Missing command for -e")
 		}
-		return errors.New("-e is not supported")
+		return fatal("-e is not supported")
 	}
 	if !o.fileGiven {
 		o.file = defaultFile
@@ -305,7 +314,7 @@ func (r *run) dump(c *conf.Config, table *all.Table, rest pending) error {
 		return err
 	}
 	if err != nil && sections == 0 {
-		return errors.New("Errors in configuration")
+		return fatal("Errors in configuration")
 	}
 	return nil
 }
@@ -320,7 +329,7 @@ func (r *run) queries(c *conf.Config, table *all.Table, rest pending) error {
 		for range r.o.names {
 			r.say("Error", err.Error())
 		}
-		return errors.New("Errors in configuration")
+		return fatal("Errors in configuration")
 	}
 	rest = r.recheck(v, nil, rest)
 	entries := r.view(table, v)
@@ -354,7 +363,7 @@ func (r *run) simple(c *conf.Config, table *all.Table, rest pending) error {
 	v, err := c.View(r.o.filter.Filter)
 	if err != nil {
 		r.say("Error", err.Error())
-		return errors.New("Errors in configuration")
+		return fatal("Errors in configuration")
 	}
 	rest = r.recheck(v, nil, rest)
 	end := len(table.Rows)

@@ -2,7 +2,6 @@ package doveconf
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,8 +18,7 @@ const version24 = "2.4.4 (a5a8b3a6c8)"
 // run24 is one call of the program in the dialect of 2.4.
 type run24 struct {
 	run
-	c      *conf.Config24
-	matter int // how many values -h has shown
+	c *conf.Config24
 }
 
 const (
@@ -35,11 +33,11 @@ func (r *run24) main(args []string) error {
 	}
 	switch {
 	case o.instance != "":
-		return fmt.Errorf("Unknown instance name: %s", o.instance)
+		return fatalf("Unknown instance name: %s", o.instance)
 	case o.hash:
 		return errSaid
 	case o.command:
-		return errors.New("-F is not supported")
+		return fatal("-F is not supported")
 	}
 	if !o.fileGiven {
 		o.file = defaultFile
@@ -94,7 +92,7 @@ func parseOptions24(args []string, o *options) error {
 func (f *filter) set24(arg string) error {
 	key, value, ok := strings.Cut(arg, "=")
 	if !ok {
-		return errors.New("-f parameters must be in key=value format")
+		return fatal("-f parameters must be in key=value format")
 	}
 	switch key {
 	case "protocol":
@@ -103,11 +101,11 @@ func (f *filter) set24(arg string) error {
 		return f.set("lname=" + value)
 	case "local", "remote":
 		if _, err := conf.ParseNet(value); err != nil {
-			return fmt.Errorf("-f %s: %w", arg, err)
+			return fatalf("-f %s: %v", arg, err)
 		}
 		return f.set(arg)
 	}
-	return fmt.Errorf("-f %s: Unknown filter key", key)
+	return fatalf("-f %s: Unknown filter key", key)
 }
 
 // dump24 is the whole configuration.
@@ -124,7 +122,7 @@ func (r *run24) dump24(rest pending) error {
 	}
 	r.out.flush()
 	if r.o.hideKey {
-		return errors.New("Multiple settings matched with -h parameter")
+		return fatal("Multiple settings matched with -h parameter")
 	}
 	everything := r.o.scope == visible || r.o.scope == full
 	p := &printer24{out: &bytes.Buffer{}, hide: !r.o.secrets, c: r.c, scope: r.o.scope}
@@ -301,11 +299,26 @@ func (p *printer24) setting(n *conf.Node, s *conf.Setting24) {
 
 // elements is a boollist as a line.
 func elements(s *conf.Setting24) string {
-	var words []string
-	for _, i := range s.Items {
-		words = append(words, quoteElement(i.Key))
+	words := make([]string, len(s.Items))
+	for i, it := range s.Items {
+		words[i] = it.Key
 	}
-	return strings.Join(words, " ")
+	return listLine(words)
+}
+
+// listLine writes elements so that they are read back. A line that begins and ends with
+// quotes would lose them before its elements are looked at; a comma at the end keeps them.
+// (The real one writes none.)
+func listLine(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = quoteElement(w)
+	}
+	text := strings.Join(quoted, " ")
+	if text != "" && text[0] == '"' && text[len(text)-1] == '"' && (len(words) > 1 || strings.ContainsAny(words[0], " \t\"")) {
+		text += ","
+	}
+	return text
 }
 
 // sorted24 are the elements of a block: of a strlist by key.

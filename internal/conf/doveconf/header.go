@@ -2,7 +2,6 @@ package doveconf
 
 import (
 	"crypto/sha1"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -58,7 +57,7 @@ func fqdn() string {
 
 // hostHashes is -H: whether any two of the hosts of a pattern have the same hash.
 func (r *run) hostHashes(args []string) error {
-	missing := errors.New("Host parameter missing %d")
+	missing := fatal("Host parameter missing %d")
 	var prefix, suffix string
 	width, zero := 1, false
 	if len(args) > 0 {
@@ -78,7 +77,7 @@ func (r *run) hostHashes(args []string) error {
 		host := fqdn()
 		first := strings.IndexAny(host, "0123456789")
 		if first < 0 {
-			return fmt.Errorf("Hostname '%s' has no digits, can't verify", host)
+			return fatalf("Hostname '%s' has no digits, can't verify", host)
 		}
 		rest := strings.TrimLeft(host[first:], "0123456789")
 		prefix, suffix = host[:first], rest

@@ -13,7 +13,6 @@ type options struct {
 	defaults, hideKey, secrets, simple, expand, command bool
 	hash, everything                                    bool   // -H, -p
 	all, ignoreUnknown                                  bool   // -a, -U: of 2.4
-	dialect                                             string // --dialect: "2.3", "2.4", "" to find out
 	file                                                string // -c
 	fileGiven                                           bool
 	modules                                             []string
@@ -145,7 +144,7 @@ func (f *filter) set(arg string) error {
 			f.RemoteIP = f.remote.Addr
 		}
 	default:
-		return fmt.Errorf("Unknown filter argument: %s", arg)
+		return fatalf("Unknown filter argument: %s", arg)
 	}
 	return err
 }
