@@ -68,7 +68,7 @@ type line struct {
 // where it came from.
 type lexer struct {
 	d      *dialect
-	full   string    // what earlier physical lines gave, without the current one
+	full   []byte    // what earlier physical lines gave, without the current one
 	text   string    // the logical line last classified
 	pieces []piece   // of text, by rising at
 	warn   func(int) // called with the offset in text of an ambiguous '#'
@@ -104,24 +104,24 @@ func (x *lexer) next(phys string, file *File, n, off int) line {
 	s = x.trimRight(s)
 	if strings.HasSuffix(s, `\`) {
 		if s = x.trimRight(s[:len(s)-1]); s != "" {
-			x.full += s + " "
+			x.full = append(append(x.full, s...), ' ')
 		} else {
 			x.pieces = x.pieces[:len(x.pieces)-1]
 		}
 		return line{kind: lineContinued}
 	}
-	if x.full != "" {
-		s = x.full + s
+	if len(x.full) > 0 {
+		s = string(x.full) + s
 	}
 	x.text = s
 	return x.classify(s)
 }
 
 // lost says, of a line to skip, whether it cuts off a continued line.
-func (x *lexer) lost() bool { return x.full != "" && len(x.pieces) > 1 }
+func (x *lexer) lost() bool { return len(x.full) > 0 && len(x.pieces) > 1 }
 
 // done forgets the logical line.
-func (x *lexer) done() { x.full, x.pieces = "", x.pieces[:0] }
+func (x *lexer) done() { x.full, x.pieces = x.full[:0], x.pieces[:0] }
 
 func (x *lexer) trimRight(s string) string {
 	for s != "" && x.d.blank(s[len(s)-1]) {

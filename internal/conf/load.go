@@ -167,7 +167,7 @@ func (p *parser) run() {
 			p.lex.done()
 		}
 	}
-	if p.lex.full != "" {
+	if len(p.lex.full) > 0 {
 		p.lostLine()
 	}
 	if f := p.top(); len(p.open) > 1 {

@@ -76,6 +76,9 @@ func (q *parser24) set24(l line) {
 		Form: l.form, Raw: q.lex.text[min(l.valueAt, l.end):l.end], Quote: l.quote,
 		Key: at, Range: q.lex.rang(l.valueAt, l.end),
 	}
+	if row.Type == settings.File && l.form == Plain && l.value != "" {
+		a.Path = q.here().relative(l.value)
+	}
 	value, ok := q.value24(n, row, l, a)
 	if !ok {
 		return

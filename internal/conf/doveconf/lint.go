@@ -112,7 +112,10 @@ func subject24(c *conf.Config24) subject {
 			if !ok {
 				return "", hcl.Range{}, "", false
 			}
-			return set.Value, set.Seen.Range, set.Value, true
+			if set.Last == nil {
+				return set.Value, set.Seen.Range, "", true
+			}
+			return set.Value, set.Seen.Range, set.Last.Path, true
 		}
 		p.all = func(yield func(string, string, hcl.Range, bool)) { walk24(n, yield) }
 		s.scopes = append(s.scopes, p)
@@ -314,7 +317,7 @@ func (l *lint) certificate(s scopeOf, certName, keyName string) {
 	if !ok || value == "" {
 		return
 	}
-	text := l.content(value)
+	text := l.content(value, path)
 	key, keyAt, keyPath, ok := s.get(keyName)
 	if !ok {
 		key, keyAt, keyPath, ok = l.scopes[0].get(keyName)
@@ -338,7 +341,7 @@ func (l *lint) certificate(s scopeOf, certName, keyName string) {
 	case l.now.Before(cert.NotBefore):
 		l.warn(at, fmt.Sprintf("%s: the certificate is valid only from %s", certName, date(cert.NotBefore)), "")
 	}
-	if keyText := l.content(key); ok && len(keyText) > 0 && !strings.Contains(string(keyText), "ENCRYPTED") {
+	if keyText := l.content(key, keyPath); ok && len(keyText) > 0 && !strings.Contains(string(keyText), "ENCRYPTED") {
 		if _, err := tls.X509KeyPair(text, keyText); err != nil {
 			l.add(hcl.DiagError, keyAt, fmt.Sprintf("%s and %s do not make a pair: %s", certName, keyName, strings.TrimPrefix(err.Error(), "tls: ")),
 				"The key must be the one of the first certificate.")
@@ -372,7 +375,7 @@ func certNames(cert *x509.Certificate) []string {
 const maxPEM = 1 << 20
 
 // content is the text of a value: of 2.3 it is the value itself, of 2.4 a file's.
-func (l *lint) content(value string) []byte {
+func (l *lint) content(value, path string) []byte {
 	if !l.later {
 		if strings.HasPrefix(value, "<") {
 			return nil
@@ -382,11 +385,11 @@ func (l *lint) content(value string) []byte {
 	if text, ok := strings.CutPrefix(value, "inline:"); ok {
 		return []byte(text)
 	}
-	st, err := os.Stat(value)
+	st, err := os.Stat(path)
 	if err != nil || !st.Mode().IsRegular() || st.Size() > maxPEM {
 		return nil
 	}
-	b, _ := os.ReadFile(value)
+	b, _ := os.ReadFile(path)
 	return b
 }
 
