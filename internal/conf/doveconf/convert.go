@@ -70,11 +70,11 @@ func runConvert(args []string, env Env) int {
 	return 0
 }
 
-// onLines says whether a line of the files is wrong.
+// onLines says whether a line of the files is wrong, or a brace is missing.
 func onLines(diags hcl.Diagnostics) bool {
 	return slices.ContainsFunc(diags, func(d *hcl.Diagnostic) bool {
 		r, ok := d.Extra.(*conf.Report)
-		return d.Severity == hcl.DiagError && (!ok || !r.AtEnd)
+		return d.Severity == hcl.DiagError && (!ok || !r.AtEnd || strings.HasPrefix(d.Summary, "Missing '}'"))
 	})
 }
 
@@ -427,6 +427,7 @@ func (c *converter) close(l conf.SourceLine) {
 	c.blocks = c.blocks[:len(c.blocks)-1]
 	indent := b.indent
 	switch b.kind {
+	case inLost:
 	case inPlugin:
 		c.out(indent, "# }", l.Comment)
 	case inAuth:

@@ -258,7 +258,7 @@ func heading24(n *conf.Node) string {
 
 // quoteName24 quotes the name of a block.
 func quoteName24(s string) string {
-	if s == "" || strings.ContainsAny(s, " \t\r\n\v\f\"\\#{") {
+	if s == "" || s[0] == '=' || strings.ContainsAny(s, " \t\r\n\v\f\"\\#{'") {
 		return `"` + escape24(s) + `"`
 	}
 	return s
