@@ -2,6 +2,7 @@ package conf
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -261,12 +262,13 @@ func (c *checker) services(services []Service) {
 	v := c.v
 	base := strings.TrimSuffix(v.Value("base_dir"), "/")
 	listeners := map[string]hcl.Range{}
+	twice := map[string]hcl.Range{} // Dovecot looks at these last, in order
 	duplicate := func(name string, at hcl.Range) {
 		if other, taken := listeners[name]; taken {
 			if at.Filename == "" {
 				at = other
 			}
-			c.fail(at, "duplicate listener: "+name, "Another service, or this one, listens there already.")
+			twice[name] = at
 		}
 		listeners[name] = at
 	}
@@ -298,8 +300,10 @@ func (c *checker) services(services []Service) {
 					// Dovecot says unix_listener of fifos, too.
 					text := "You should remove base_dir prefix from unix_listener: " + path
 					if !c.p.said(text, l.Range) {
-						c.p.warn(Range{Range: l.Range, Line: l.Range.End.Line}, text, text, "Write `"+rest+"`.")
-						c.p.diags[len(c.p.diags)-1].Extra.(*Report).Global = 1
+						c.warn(Range{Range: l.Range, Line: l.Range.End.Line}, text, text, "Write `"+rest+"`.")
+						if rep := c.p.diags[len(c.p.diags)-1].Extra.(*Report); rep.Text != "" {
+							rep.Global = 1
+						}
 					}
 				} else if path[0] != '/' {
 					path = base + "/" + path
@@ -316,6 +320,17 @@ func (c *checker) services(services []Service) {
 		}
 	}
 	c.limits(services, auth, anvil)
+	for _, name := range slices.Sorted(maps.Keys(twice)) {
+		c.fail(twice[name], "duplicate listener: "+name, "Another service, or this one, listens there already.")
+	}
+}
+
+// warn is a warning of a check. After a failure in its group it is not Dovecot's.
+func (c *checker) warn(r Range, full, text, detail string) {
+	c.p.warn(r, full, text, detail)
+	if rep, ok := c.p.diags[len(c.p.diags)-1].Extra.(*Report); ok && c.failed {
+		rep.Text = ""
+	}
 }
 
 // service checks one service by itself.
@@ -367,7 +382,7 @@ func (c *checker) limits(services []Service, auth, anvil load) {
 			continue
 		}
 		at := s.At("client_limit")
-		c.p.warn(Range{Range: at, Line: at.End.Line}, fmt.Sprintf("%s (%d). %s: %s", start, l.sum, counted, strings.Join(l.parts, " + ")),
+		c.warn(Range{Range: at, Line: at.End.Line}, fmt.Sprintf("%s (%d). %s: %s", start, l.sum, counted, strings.Join(l.parts, " + ")),
 			fmt.Sprintf("%s (%d)", start, l.sum), counted+": "+strings.Join(l.parts, " + "))
 	}
 }
