@@ -26,10 +26,15 @@ type Net struct {
 
 // String is the form doveconf prints: ADDR or ADDR/BITS.
 func (n Net) String() string {
-	if n.Bits == n.Addr.BitLen() {
-		return n.Addr.String()
+	text := n.Addr.String()
+	if b := n.Addr.As16(); n.Addr.Is6() && [12]byte(b[:12]) == [12]byte{} && (b[12] != 0 || b[13] != 0) {
+		// The C library writes IPv4-compatible addresses with dots.
+		text = "::" + netip.AddrFrom4([4]byte(b[12:])).String()
 	}
-	return n.Addr.String() + "/" + strconv.Itoa(n.Bits)
+	if n.Bits == n.Addr.BitLen() {
+		return text
+	}
+	return text + "/" + strconv.Itoa(n.Bits)
 }
 
 // contains says whether a lies inside n. Both families are never inside each other.

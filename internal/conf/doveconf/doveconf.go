@@ -27,6 +27,7 @@ const version23 = "2.3.19.1 (9b53102964)"
 
 const (
 	exitFatal   = 89
+	exitConfig  = 78 // hosts with the same hash
 	exitSysexit = 75 // with USE_SYSEXITS (clause C17.3)
 )
 
@@ -56,7 +57,10 @@ func Main(args []string, env Env) int {
 		fmt.Fprintf(env.Stderr, "doveconf: %s\n", usage)
 		return exitFatal
 	}
-	if err == errSaid || r.out.err != nil && err == nil {
+	switch {
+	case err == errSaid:
+		return exitConfig
+	case err == nil && r.out.err != nil:
 		return exitFatal
 	}
 	if err != nil {
@@ -342,6 +346,7 @@ func (r *run) queries(c *conf.Config, table *all.Table, rest pending) error {
 	for _, name := range r.o.names {
 		e := index[name]
 		switch {
+		case name == "":
 		case e == nil:
 			p := &printer{out: &bytes.Buffer{}, hide: !r.o.secrets, query: name}
 			p.dump(entries)

@@ -35,7 +35,7 @@ func (r *run24) main(args []string) error {
 	case o.instance != "":
 		return fatalf("Unknown instance name: %s", o.instance)
 	case o.hash:
-		return errSaid
+		return usageError("-H is not supported")
 	case o.command:
 		return fatal("-F is not supported")
 	}

@@ -138,12 +138,13 @@ func (x *exporter) block(m *merged, prefix string, around []*section) {
 }
 
 func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix string, around []*section) {
+	def := r.Default
+	if x.worker && twoDefaults(r) {
+		def = workerDefault
+	}
 	value, inFile, ok := m.value(r.Key)
 	if !ok {
-		value = r.Default
-		if x.worker && twoDefaults(r) {
-			value = workerDefault
-		}
+		value = def
 		if r.Null {
 			return
 		}
@@ -151,7 +152,7 @@ func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix 
 	if kind != 0 && r.Key == nameAt {
 		value, inFile = m.name(), m.file != nil && !x.lost.lists[m.file] // the head of a block sets it
 	}
-	differs := value != r.Default || r.Null && ok || kind == 0 && inFile && twoDefaults(r)
+	differs := value != def || r.Null && ok || kind == 0 && inFile && twoDefaults(r)
 	if x.lost.setting(m.file, r.Key) {
 		inFile = false
 		differs = differs && kind == all.List
