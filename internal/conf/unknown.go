@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"dovetail/internal/conf/settings"
+	"dovetail/internal/conf/settings/all"
 )
 
 // unknown reports a name that is none here (clause C8.7). section: it heads a section.
@@ -51,6 +52,9 @@ func (p *parser) suggest(f *frame, key string, section bool) string {
 	if where := renamed24[key]; where != "" {
 		return where
 	}
+	if old := nameIn23(key); old != "" {
+		return fmt.Sprintf("This is the name in 2.4; in 2.3 it is `%s`.", old)
+	}
 	if best := closest(key, names); best != "" {
 		return fmt.Sprintf("Did you mean `%s`?", best)
 	}
@@ -80,6 +84,17 @@ var renamed24 = map[string]string{
 	"ssl_server_dh_file":      "In 2.3 it is `ssl_dh = <file`.",
 	"auth_allow_cleartext":    "In 2.3 it is `disable_plaintext_auth`, with the opposite meaning.",
 	"restart_request_count":   "In 2.3 it is `service_count`.",
+}
+
+// nameIn23 is the setting of 2.3 that 2.4 calls key, "" if there is none of another name.
+func nameIn23(key string) string {
+	best := ""
+	for old, now := range all.Renamed {
+		if now.To == key && old != key && (best == "" || old < best) {
+			best = old
+		}
+	}
+	return best
 }
 
 // closest returns the name nearest to key, if it is near enough to be a slip.
