@@ -7,8 +7,6 @@ type Setting struct {
 	Default string   // in the form doveconf prints
 	Enum    []string // of type Enum: its words, the first is the default
 	Program string   // "submission": this row is the worker's alone; "" for all
-	Since   string   // the version that has it first, "" for all
-	Doc     string   // one sentence; only package settings/all has it
 	Hidden  bool     // doveconf prints it with -s only
 }
 
