@@ -216,6 +216,8 @@ type block struct {
 	from   int        // inNames, inAuth: index of the first line of its content
 	auth   *authBlock
 	moved  []string // lines that go behind its closing brace
+	note   int      // inLost: index of the note about it, -1 if there is none
+	full   bool     // inLost: something is set in it
 	indent string
 }
 
@@ -309,9 +311,17 @@ func (c *converter) lostLine(l conf.SourceLine) {
 	c.out("", "#   "+strings.TrimRight(l.Raw, "\r\n"), "")
 	switch l.Kind {
 	case conf.SourceOpen:
-		c.push(&block{kind: inLost, node: c.top().node})
+		c.push(&block{kind: inLost, node: c.top().node, note: -1})
+	case conf.SourceSet:
+		for _, b := range c.blocks {
+			b.full = true
+		}
 	case conf.SourceClose:
+		b := c.top()
 		c.blocks = c.blocks[:len(c.blocks)-1]
+		if b.note >= 0 && !b.full { // nothing is lost with an empty block
+			c.notes = slices.Delete(c.notes, b.note, b.note+1)
+		}
 	}
 }
 
@@ -320,7 +330,7 @@ func (c *converter) loseBlock(l conf.SourceLine, why string) {
 	c.note(l, "not converted: "+oneLine(l.Raw)+" ... }: "+why)
 	c.out(l.Indent, "# not converted: "+why, "")
 	c.out("", "#   "+strings.TrimRight(l.Raw, "\r\n"), "")
-	c.push(&block{kind: inLost, node: c.top().node})
+	c.push(&block{kind: inLost, node: c.top().node, note: len(c.notes) - 1})
 }
 
 // goneServices are those that 2.4 does not have.

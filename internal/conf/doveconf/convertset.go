@@ -82,10 +82,21 @@ func (c *converter) setting(l conf.SourceLine, n *conf.Node, prefix, key string)
 	case strings.Contains(name, "{"):
 		c.lost(l, renamed.Help())
 	case !ok || row.Shape == all.NamedFilter || row.Shape == all.ListFilter:
-		c.lost(l, "2.4 does not have it")
+		c.lost(l, gone(key, n.Type))
 	default:
 		c.emit(l, n, prefix, name, row)
 	}
+}
+
+// gone says why a setting has no counterpart.
+func gone(key, typ string) string {
+	if strings.HasPrefix(key, "director_") {
+		return "there is no director in 2.4"
+	}
+	if _, ok := conf.Dovecot23Sieve().Setting(key); !ok && typ == "" {
+		return "a setting of Dovecot 1, which 2.3 still reads: see what `doveconf-lite -n` makes of it"
+	}
+	return "2.4 does not have it"
 }
 
 // inSections are the renamed settings that stand inside sections.
