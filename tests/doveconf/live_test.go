@@ -294,3 +294,33 @@ func (g generator) item(b *strings.Builder, depth int) {
 		g.setting(b, depth)
 	}
 }
+
+// What is hidden is hidden in the same way.
+func TestLiveSecrets(t *testing.T) {
+	doveconf := installed(t)
+	parts := []string{"key", "pass", "secret", "=", " ", "http://", "https://", "ftp://", "@", "/", ":", ";", "a", "_", "1", "\"", "'", "#", " # ", "x=1", "\t", "password", "mykey", "é"}
+	keys := []string{"a%d", "x%d_key", "k%d_password", "nonce%d", "n%d_nonce", "ssl_dh%d", "key%d"}
+	c := testCase{version: "2.3", dir: t.TempDir()}
+	var v verdict
+	for i := range 50 {
+		r := generator{rand.New(rand.NewPCG(*seed, uint64(i)))}
+		var b strings.Builder
+		b.WriteString("plugin {\n")
+		for n := range 40 {
+			value := ""
+			for range 1 + r.IntN(9) {
+				value += r.of(parts...)
+			}
+			if r.IntN(2) == 0 {
+				value = `"` + strings.ReplaceAll(value, `"`, `\"`) + `"`
+			}
+			fmt.Fprintf(&b, "  "+r.of(keys...)+" = %s\n", n, value)
+		}
+		b.WriteString("}\n")
+		if err := os.WriteFile(filepath.Join(c.dir, "main.conf"), []byte(b.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		v.compare(t, doveconf, c, "-n", "-c", "main.conf")
+	}
+	t.Logf("%+v", v)
+}

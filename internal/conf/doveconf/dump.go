@@ -100,11 +100,9 @@ func (p *printer) setting(e entry) {
 		p.line(key + " = # hidden, use -P to show it")
 		return
 	}
-	if p.hide {
-		if hidden := hideSecrets(value); hidden != value {
-			p.line(key + " = " + quoteHidden(value, hidden))
-			return
-		}
+	if p.hide && mentionsSecret(value) {
+		p.line(key + " = " + quoteHidden(value))
+		return
 	}
 	p.line(key + " = " + quote(value))
 }
@@ -125,13 +123,13 @@ func needsQuotes(v string) bool {
 	return strings.IndexByte(v, '#') >= 0 || blank(v[0]) || blank(v[len(v)-1])
 }
 
-// quoteHidden is the form of a value in which something was hidden: escaped as if it were
-// quoted, but without the quotes (clause C22.11).
-func quoteHidden(v, hidden string) string {
+// quoteHidden is the form of a value in which something may be hidden: escaped as if it
+// were quoted, but without the quotes (clause C22.11).
+func quoteHidden(v string) string {
 	if needsQuotes(v) {
-		return hideSecrets(escape(v))
+		v = escape(v)
 	}
-	return hidden
+	return hideSecrets(v)
 }
 
 // filter writes what one filter sets as blocks in the order local, local_name, remote,

@@ -14,75 +14,77 @@ func secretKey(key string) bool {
 	return strings.HasPrefix(key, "ssl_dh")
 }
 
+var (
+	secretWords   = []string{"key", "secret", "pass"}
+	secretSchemes = []string{"http://", "https://", "ftp://"}
+)
+
+// nextSecret finds the first word or scheme in v from pos on, -1 if there is none.
+func nextSecret(v string, pos int) (at, length int, scheme bool) {
+	at = -1
+	look := func(list []string, isScheme bool) {
+		for _, w := range list {
+			if i := strings.Index(v[pos:], w); i >= 0 && (at < 0 || pos+i < at) {
+				at, length, scheme = pos+i, len(w), isScheme
+			}
+		}
+	}
+	look(secretWords, false)
+	look(secretSchemes, true)
+	return at, length, scheme
+}
+
+// mentionsSecret says whether a value has any of the words or schemes.
+func mentionsSecret(v string) bool {
+	at, _, _ := nextSecret(v, 0)
+	return at >= 0
+}
+
 // hideSecrets replaces what looks like a secret inside a value (clause C17.15, 2 and 3).
+// It goes from word to word; what one of them skips is not looked at again.
 func hideSecrets(v string) string {
-	for _, word := range []string{"key", "secret", "pass"} {
-		v = hideAfter(v, word)
+	if !mentionsSecret(v) {
+		return v
 	}
-	for _, scheme := range []string{"http://", "https://", "ftp://"} {
-		v = hideUser(v, scheme)
+	var out strings.Builder
+	copied := 0
+	hide := func(from, to int) {
+		out.WriteString(v[copied:from])
+		out.WriteString(hiddenMark)
+		copied = to
 	}
-	return v
+	blank := func(c byte) bool { return c == ' ' || c == '\t' }
+	skip := func(i int, until string) int {
+		if j := strings.IndexAny(v[i:], until); j >= 0 {
+			return i + j
+		}
+		return len(v)
+	}
+	for pos := 0; ; {
+		i, n, scheme := nextSecret(v, pos)
+		switch {
+		case i < 0:
+			out.WriteString(v[copied:])
+			return out.String()
+		case scheme:
+			pos = skip(i+n, "@/ \t")
+			if pos < len(v) && v[pos] == '@' && pos > i+n {
+				hide(i+n, pos)
+			}
+		case i > 0 && alnum(v[i-1]):
+			pos = i + 1
+		default:
+			for pos = skip(i+n, "= \t"); pos < len(v) && blank(v[pos]); pos++ {
+			}
+			if pos < len(v) && v[pos] == '=' {
+				end := skip(pos+1, " \t;:")
+				hide(pos+1, end)
+				pos = end
+			}
+		}
+	}
 }
 
 func alnum(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
-}
-
-// hideAfter hides what follows word, more letters and =.
-func hideAfter(v, word string) string {
-	if !strings.Contains(v, word) {
-		return v
-	}
-	var out strings.Builder
-	start := 0 // of what is not yet copied
-	for i := 0; i < len(v); {
-		j := strings.Index(v[i:], word)
-		if j < 0 {
-			break
-		}
-		j += i
-		i = j + len(word)
-		if j > 0 && alnum(v[j-1]) {
-			continue
-		}
-		for i < len(v) && v[i] != '=' && v[i] != ' ' && v[i] != '\t' {
-			i++
-		}
-		for i < len(v) && (v[i] == ' ' || v[i] == '\t') {
-			i++
-		}
-		if i >= len(v) || v[i] != '=' {
-			continue
-		}
-		i++
-		out.WriteString(v[start:i])
-		out.WriteString(hiddenMark)
-		for i < len(v) && !strings.ContainsRune(" \t;:", rune(v[i])) {
-			i++
-		}
-		start = i
-	}
-	out.WriteString(v[start:])
-	return out.String()
-}
-
-// hideUser hides the user and password of URLs.
-func hideUser(v, scheme string) string {
-	var out strings.Builder
-	for {
-		i := strings.Index(v, scheme)
-		if i < 0 {
-			out.WriteString(v)
-			return out.String()
-		}
-		i += len(scheme)
-		out.WriteString(v[:i])
-		v = v[i:]
-		end := strings.IndexAny(v, "@/ \t")
-		if end > 0 && v[end] == '@' {
-			out.WriteString(hiddenMark)
-			v = v[end:]
-		}
-	}
 }
