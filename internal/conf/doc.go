@@ -11,4 +11,7 @@
 // Where Dovecot stops at the first error, Load notes it and goes on with the next line.
 // A Diagnostic's Summary is Dovecot's text, Detail says what would be right; Text gives
 // the whole line that Dovecot's doveconf would have printed.
+//
+// The language of 2.4 (clauses C9 to C13) has the same lines but other blocks: Load24 ->
+// Config24, a tree of Nodes; files v24*.go.
 package conf

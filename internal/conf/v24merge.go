@@ -132,6 +132,23 @@ func (c *Config24) Find(n *Node, name string) (value string, ok bool) {
 	return c.Default(row), true
 }
 
+// Expand puts the values of settings into a default or built-in value with $SET:name.
+func (c *Config24) Expand(n *Node, v string) string {
+	if !hasVariable(v) {
+		return v
+	}
+	return eachWord(v, func(w string) string {
+		name, ok := strings.CutPrefix(w, "$SET:")
+		if !ok {
+			return w
+		}
+		if value, ok := c.Find(n, name); ok {
+			return value
+		}
+		return w
+	})
+}
+
 // Changes is how many defaults differ from those of the newest version (clause C13.6), as
 // far as it is known: 0 prints nothing.
 func (c *Config24) Changes() int { return changes24[c.Version] }

@@ -40,6 +40,9 @@ func Main(args []string, env Env) int {
 			return runCheck(args[1:], env)
 		case "convert":
 			return runConvert(args[1:], env)
+		case "--help":
+			fmt.Fprint(env.Stdout, usage)
+			return 0
 		}
 	}
 	r := run24{run: run{env: env, out: output{w: env.Stdout, terminal: env.Terminal}}}
@@ -60,7 +63,7 @@ func Main(args []string, env Env) int {
 	switch {
 	case err == errSaid:
 		return exitConfig
-	case err == nil && r.out.err != nil:
+	case err == errQuiet, err == nil && r.out.err != nil:
 		return exitFatal
 	}
 	if err != nil {
@@ -73,6 +76,19 @@ func Main(args []string, env Env) int {
 	return 0
 }
 
+const usage = `usage: doveconf-lite [options] [setting...]     prints, as doveconf does
+       doveconf-lite check [--json] FILE...     says what is wrong
+       doveconf-lite convert --to 2.4 FILE      makes a file for Dovecot 2.4 of one for 2.3
+
+  -n  what differs from the defaults    -c FILE  the main file
+  -N  what the files set                -f K=V   for one client: protocol, local, remote, lname
+  -a  everything                        -h       values without names
+  -s  hidden settings, too              -P       secrets, too
+  -d  the defaults                      -x       variables and <files put in
+  -S  key=value lines (2.3)             -m NAME  one module's settings (2.3)
+  --dialect 2.3|2.4                     the language; otherwise the file says it
+`
+
 // A fatal is an error whose text is Dovecot's, capital letter and all.
 type fatal string
 
@@ -80,8 +96,8 @@ func (f fatal) Error() string { return string(f) }
 
 func fatalf(format string, args ...any) error { return fatal(fmt.Sprintf(format, args...)) }
 
-// errSaid ends the program after everything has been said.
-var errSaid = errors.New("said")
+// errSaid ends the program after everything has been said; errQuiet without a word.
+var errSaid, errQuiet = errors.New("said"), errors.New("quiet")
 
 // Env is what the process around gives.
 type Env struct {

@@ -35,7 +35,7 @@ func (r *run24) main(args []string) error {
 	case o.instance != "":
 		return fatalf("Unknown instance name: %s", o.instance)
 	case o.hash:
-		return usageError("-H is not supported")
+		return errQuiet
 	case o.command:
 		return fatal("-F is not supported")
 	}
@@ -125,7 +125,7 @@ func (r *run24) dump24(rest pending) error {
 		return fatal("Multiple settings matched with -h parameter")
 	}
 	everything := r.o.scope == visible || r.o.scope == full
-	p := &printer24{out: &bytes.Buffer{}, hide: !r.o.secrets, c: r.c, scope: r.o.scope}
+	p := &printer24{out: &bytes.Buffer{}, hide: !r.o.secrets, c: r.c, scope: r.o.scope, expand: r.o.expand}
 	n := r.c.Root
 	if r.o.filter.given() || everything {
 		n = r.c.Merged(r.o.filter.Filter, r.o.filter.given(), everything)
@@ -141,6 +141,7 @@ type printer24 struct {
 	indent int
 	hide   bool
 	scope  scope
+	expand bool
 	c      *conf.Config24
 }
 
@@ -218,7 +219,7 @@ func (p *printer24) order(n *conf.Node, named map[string][]*conf.Setting24) []*c
 // named is a named filter with the settings that belong to it by name. An empty one is
 // not shown.
 func (p *printer24) named(n, f *conf.Node, outside []*conf.Setting24, everything bool) {
-	inner := &printer24{out: &bytes.Buffer{}, indent: p.indent + 1, hide: p.hide, scope: p.scope, c: p.c}
+	inner := &printer24{out: &bytes.Buffer{}, indent: p.indent + 1, hide: p.hide, scope: p.scope, expand: p.expand, c: p.c}
 	inner.settings(f, append(slices.Clone(outside), f.Settings...))
 	for _, c := range f.Children {
 		if c.Kind == conf.NamedNode {
@@ -236,7 +237,7 @@ func (p *printer24) named(n, f *conf.Node, outside []*conf.Setting24, everything
 
 // block is any other block. Empty blocks of clients and groups are not shown.
 func (p *printer24) block(n *conf.Node, everything bool) {
-	inner := &printer24{out: &bytes.Buffer{}, indent: p.indent + 1, hide: p.hide, scope: p.scope, c: p.c}
+	inner := &printer24{out: &bytes.Buffer{}, indent: p.indent + 1, hide: p.hide, scope: p.scope, expand: p.expand, c: p.c}
 	inner.node(n, everything)
 	if inner.out.Len() == 0 && n.Kind == conf.ClientNode {
 		return
@@ -285,7 +286,7 @@ func (p *printer24) setting(n *conf.Node, s *conf.Setting24) {
 	key := n.Short(s.Row.Name)
 	switch {
 	case s.Row.Shape == all.Value:
-		p.line(key + " = " + p.value(s.Row.Name, s.Value))
+		p.line(key + " = " + p.value(s.Row.Name, p.text(n, s)))
 	case s.Line && (s.Row.Shape == all.BoolList || len(s.Items) == 0):
 		p.line(key + " = " + elements(s))
 	default:
@@ -295,6 +296,15 @@ func (p *printer24) setting(n *conf.Node, s *conf.Setting24) {
 		}
 		p.line("}")
 	}
+}
+
+// text is the value of s; variables in what is built in are put in with -x. Those of the
+// files have been, when they were read.
+func (p *printer24) text(n *conf.Node, s *conf.Setting24) string {
+	if p.expand && s.Last == nil {
+		return p.c.Expand(n, s.Value)
+	}
+	return s.Value
 }
 
 // elements is a boollist as a line.
@@ -365,7 +375,7 @@ func (r *run24) queries24(rest pending) error {
 	builtin := rest.fatal == nil
 	root := r.c.Merged(r.o.filter.Filter, r.o.filter.given(), builtin)
 	for _, name := range r.o.names {
-		q := &query24{r: r, p: &printer24{out: &bytes.Buffer{}, c: r.c, scope: full}, bare: r.o.hideKey, builtin: builtin}
+		q := &query24{r: r, p: &printer24{out: &bytes.Buffer{}, c: r.c, scope: full, expand: r.o.expand}, bare: r.o.hideKey, builtin: builtin}
 		if !q.find(root, root, strings.Split(name, "/"), nil) && r.o.hideKey {
 			q.p.out.WriteByte('\n')
 		}
@@ -508,7 +518,7 @@ func (q *query24) setting(n *conf.Node, s *conf.Setting24, rest []string, heads 
 	}
 	switch {
 	case s.Row.Shape == all.Value:
-		q.p.line(quote24(s.Value))
+		q.p.line(quote24(q.p.text(n, s)))
 	case s.Line && s.Row.Shape == all.BoolList:
 		q.p.line(elements(s))
 	default:
