@@ -1,0 +1,179 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+// A Descriptor lends a file descriptor: f may use fd until it returns. A syscall.RawConn
+// is one, and what SocketPair returns.
+type Descriptor interface {
+	Control(f func(fd uintptr)) error
+}
+
+const (
+	// How long a full backlog is waited for (clause P0.5).
+	dialRetryFor   = 500 * time.Millisecond
+	dialRetryPause = 10 * time.Millisecond
+
+	maxFDs = 4 // room for descriptors in one message; the kernel closes those beyond
+)
+
+// dial connects to the socket at path. A full backlog is retried for half a second.
+func dial(ctx context.Context, path string) (*net.UnixConn, error) {
+	var d net.Dialer
+	for end := time.Now().Add(dialRetryFor); ; {
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err == nil {
+			return conn.(*net.UnixConn), nil
+		}
+		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(dialRetryPause):
+		}
+	}
+}
+
+// sendWith sends b and the descriptor fd in one message.
+func sendWith(conn *net.UnixConn, b []byte, fd int) error {
+	n, _, err := conn.WriteMsgUnix(b, syscall.UnixRights(fd), nil)
+	if err == nil && n < len(b) {
+		err = fmt.Errorf("only %d of %d bytes were taken", n, len(b))
+	}
+	return err
+}
+
+// guard makes ctx end all waits on conn, at the latest after limit. stop takes that back,
+// clears conn's deadlines, and must be called; it returns the reason if ctx has ended.
+func guard(ctx context.Context, conn *net.UnixConn, limit time.Duration) (stop func() error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	done := make(chan struct{})
+	end := context.AfterFunc(ctx, func() {
+		_ = conn.SetDeadline(time.Unix(1, 0))
+		close(done)
+	})
+	return func() error {
+		defer cancel()
+		if !end() {
+			<-done
+			_ = conn.SetDeadline(time.Time{})
+		}
+		return context.Cause(ctx)
+	}
+}
+
+// passed is a descriptor that came along, not yet taken; none is -1.
+type passed int
+
+// readMsg reads once. The first descriptor that comes becomes p; further ones are strays
+// and closed at once, so that a peer cannot fill our table.
+func (p *passed) readMsg(conn *net.UnixConn, b []byte) (int, error) {
+	oob := make([]byte, syscall.CmsgSpace(4*maxFDs))
+	n, oobn, _, _, err := conn.ReadMsgUnix(b, oob) // close-on-exec is set by it
+	if errors.Is(err, io.EOF) {
+		err = io.EOF // without the text that net puts around it
+	}
+	if oobn == 0 {
+		return n, err
+	}
+	msgs, perr := syscall.ParseSocketControlMessage(oob[:oobn])
+	if err == nil {
+		err = perr
+	}
+	for i := range msgs {
+		fds, rerr := syscall.ParseUnixRights(&msgs[i])
+		if rerr != nil {
+			continue // not SCM_RIGHTS
+		}
+		for _, fd := range fds {
+			if *p < 0 {
+				*p = passed(fd)
+			} else {
+				syscall.Close(fd)
+			}
+		}
+	}
+	return n, err
+}
+
+// take gives the descriptor to the caller; -1 if there is none.
+func (p *passed) take() int {
+	fd := int(*p)
+	*p = -1
+	return fd
+}
+
+// close ends a descriptor that nobody took.
+func (p *passed) close() {
+	if *p >= 0 {
+		syscall.Close(p.take())
+	}
+}
+
+// netConn makes a connection of the socket fd, which it takes.
+func netConn(fd int) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "client")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("passed descriptor: %w", err)
+	}
+	return conn, nil
+}
+
+func inode(fd int) (uint64, error) {
+	var st syscall.Stat_t
+	if err := syscall.Fstat(fd, &st); err != nil {
+		return 0, os.NewSyscallError("fstat", err)
+	}
+	return st.Ino, nil
+}
+
+// An End is the raw half of a socket pair, to be handed over with Send. It belongs to one
+// goroutine.
+type End struct{ fd int }
+
+// SocketPair makes two connected stream sockets: near to translate TLS on, far to hand
+// over. Both are non-blocking and close-on-exec. The caller closes both, far as soon as
+// it was sent.
+func SocketPair() (near net.Conn, far *End, err error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	near, err = netConn(fds[0])
+	if err != nil {
+		syscall.Close(fds[1])
+		return nil, nil, err
+	}
+	return near, &End{fds[1]}, nil
+}
+
+// Control lends the descriptor to f.
+func (e *End) Control(f func(fd uintptr)) error {
+	if e.fd < 0 {
+		return net.ErrClosed
+	}
+	f(uintptr(e.fd))
+	return nil
+}
+
+// Close closes the descriptor; the receiver's copy stays open.
+func (e *End) Close() error {
+	if e.fd < 0 {
+		return net.ErrClosed
+	}
+	fd := e.fd
+	e.fd = -1
+	return syscall.Close(fd)
+}
