@@ -1,0 +1,156 @@
+package masterproto
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"dovetail/internal/process/privs"
+)
+
+// environ reads a /proc/<pid>/environ that was copied from a process of Dovecot 2.3.19.1.
+func environ(t testing.TB, file string) []string {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
+}
+
+// What the real master passes is understood, and a master built on this package passes
+// the same.
+func TestEnvironmentOfRealMaster(t *testing.T) {
+	common := Env{
+		ServiceCount: 1, ClientLimit: 1, ProcessMinAvail: 1, IdleKill: 60,
+		ConfigFile: "/run/rec/config", Version: "2.3.19.1", Hostname: "vm", HostDomain: "vm", LogService: true,
+		PreserveEnvs: strings.Fields("NOTIFY_SOCKET LISTEN_FDS LISTEN_PID TZ CORE_OUTOFMEM CORE_ERROR LISTEN_PID LISTEN_FDS NOTIFY_SOCKET"),
+	}
+	login, worker := common, common
+	login.Generation, worker.Generation = 2, 1
+	login.ServiceName, worker.ServiceName = "submission-login", "submission"
+	login.ProcessLimit, worker.ProcessLimit = 100, 1024
+	login.StatsWriter, worker.StatsWriter = "stats-writer", "/run/rec/stats-writer"
+	login.Restrict = privs.Restrict{UID: 104, GID: 108, PrivGID: privs.Unset, Chroot: "/run/rec/login"}
+	worker.Restrict = privs.Restrict{UID: privs.Unset, GID: privs.Unset, PrivGID: privs.Unset, ExtraGroups: []uint32{107}}
+	login.Listeners = []Listener{
+		{Name: "extra-sock"}, {Name: "extra-fifo"},
+		{Name: "submission"}, {Name: "submission"},
+		{Name: "submissions", SSL: true}, {Name: "submissions", SSL: true},
+		{Name: "proxied", SSL: true, HAProxy: true}, {Name: "proxied", SSL: true, HAProxy: true},
+	}
+	worker.Listeners = []Listener{{Name: "submission"}}
+
+	for file, want := range map[string]Env{
+		"testdata/login-2.3.19.1.environ":      login,
+		"testdata/submission-2.3.19.1.environ": worker,
+	} {
+		recorded := environ(t, file)
+		got, err := ParseEnv(recorded)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", file, got, want)
+		}
+		if built := got.Append(nil); !slices.Equal(built, recorded) {
+			t.Errorf("%s: a master would pass\n%q\nrecorded\n%q", file, built, recorded)
+		}
+	}
+}
+
+func TestEnvironmentIsChecked(t *testing.T) {
+	good := environ(t, "testdata/submission-2.3.19.1.environ")
+	for _, c := range []struct{ name, value, want string }{
+		{"CLIENT_LIMIT", "0", "environment: CLIENT_LIMIT is 0"},
+		{"CLIENT_LIMIT", "4294967296", `environment: CLIENT_LIMIT: "4294967296" is not a number`},
+		{"GENERATION", "", `environment: GENERATION: "" is not a number`},
+		{"SOCKET_COUNT", "2", "environment: SOCKET_COUNT is 2, but there is no SOCKET1_SETTINGS"},
+		{"SOCKET_COUNT", "1025", "environment: SOCKET_COUNT is 1025, at most 1024 are served"},
+		{"RESTRICT_SETUID", "root", `environment: RESTRICT_SETUID: "root" is not a numeric id`},
+		{"RESTRICT_SETUID", "4294967295", `environment: RESTRICT_SETUID: "4294967295" is not a numeric id`},
+		{"RESTRICT_SETEXTRAGROUPS", "1,,2", `environment: RESTRICT_SETEXTRAGROUPS: "" is not a numeric id`},
+		{"RESTRICT_CHROOT", "login", `environment: RESTRICT_CHROOT: "login" is not an absolute path`},
+	} {
+		env := append([]string{c.name + "=" + c.value}, good...) // the first one counts
+		if _, err := ParseEnv(env); err == nil || err.Error() != c.want {
+			t.Errorf("%s=%s: got %v, want %s", c.name, c.value, err, c.want)
+		}
+	}
+	if _, err := ParseEnv([]string{"PATH=/bin"}); !errors.Is(err, ErrNotChild) {
+		t.Errorf("without DOVECOT_CHILD_PROCESS: %v", err)
+	}
+}
+
+// SERVICE_COUNT and IDLE_KILL may be missing: without limit, never.
+func TestAbsentLimits(t *testing.T) {
+	e, err := ParseEnv([]string{"DOVECOT_CHILD_PROCESS=1", "GENERATION=7", "CLIENT_LIMIT=5", "SOCKET_COUNT=0"})
+	if err != nil || e.ServiceCount != 0 || e.IdleKill != Never || len(e.Listeners) != 0 {
+		t.Errorf("got %+v, %v", e, err)
+	}
+}
+
+// A record of the real submission-login: process 4660, generation 2, one client more.
+func TestStatusRecord(t *testing.T) {
+	golden, err := os.ReadFile("testdata/status-login-2.3.19.1.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again []byte
+	var available []uint32
+	for rest := golden; len(rest) > 0; rest = rest[StatusSize:] {
+		s, err := ParseStatus(rest[:StatusSize])
+		if err != nil {
+			t.Fatal(err)
+		}
+		available = append(available, s.Available)
+		again = s.Append(again)
+	}
+	if !bytes.Equal(again, golden) {
+		t.Errorf("written again: %x, recorded %x", again, golden)
+	}
+	if !slices.Equal(available, []uint32{1, 0}) { // service_count = 1: ready, then one client; no record at the end
+		t.Errorf("available counts %v", available)
+	}
+	for n := range StatusSize + 2 {
+		if n == StatusSize {
+			continue
+		}
+		if _, err := ParseStatus(make([]byte, n)); err == nil {
+			t.Errorf("%d bytes parse", n)
+		}
+	}
+}
+
+func FuzzParseEnv(f *testing.F) {
+	for _, file := range []string{"testdata/login-2.3.19.1.environ", "testdata/submission-2.3.19.1.environ"} {
+		f.Add(strings.Join(environ(f, file), "\x00"))
+	}
+	f.Add("DOVECOT_CHILD_PROCESS=1\x00GENERATION=1\x00CLIENT_LIMIT=1\x00SOCKET_COUNT=1\x00SOCKET0_SETTINGS=\x01t\x01\tssl")
+	f.Fuzz(func(t *testing.T, text string) {
+		e, err := ParseEnv(strings.Split(text, "\x00"))
+		if err != nil {
+			return
+		}
+		again, err := ParseEnv(e.Append(nil))
+		if err != nil {
+			t.Fatalf("%+v does not parse again: %v", e, err)
+		}
+		if !reflect.DeepEqual(again, e) {
+			t.Fatalf("%+v became %+v", e, again)
+		}
+	})
+}
+
+func FuzzParseStatus(f *testing.F) {
+	f.Add([]byte("\x34\x12\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, err := ParseStatus(b); err == nil && !bytes.Equal(s.Append(nil), b) {
+			t.Fatalf("%x became %+v", b, s)
+		}
+	})
+}
