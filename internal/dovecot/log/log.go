@@ -11,7 +11,7 @@
 // 8 option; 7 makes Dovecot's log service abort and is never sent. Two bits may be added:
 //
 //	0x80   the stored prefix is not put before this line
-//	0x40   text is <n> SP <text>: its first n octets stand before the severity word
+//	0x40   text is <n> SP <text>: its first n octets are the prefix of this line
 //
 // A line has at most 4096 bytes with its LF, so that one write to the pipe stays whole;
 // longer texts are sent as several lines, each with the head. The master begins the pipe

@@ -87,9 +87,11 @@ func TestReaderAsTheRealOne(t *testing.T) {
 		{"\x01\x0877 prefix=my(x): \n\x01\x0277 text\n", "my(x): Info: text"},
 		{"\x01\x0877 prefix=my(x): \n\x01\x0278 text\n", "submission: Info: text"}, // another pid's
 		{"\x01\xc277 8 my(pfx) text: rest\n", "my(pfx) Info: text: rest"},
-		{"\x01\x4277 8 my(pfx) text: rest\n", "submission: my(pfx) Info: text: rest"},
+		{"\x01\x4277 8 my(pfx) text: rest\n", "my(pfx) Info: text: rest"},
 		{"\x01\x8277 text\n", "Info: text"},
 		{"\x01\xc277 99 text\n", "Info: text"}, // longer than the text
+		{"\x01\xc277 0 text\n", "Info: text"},
+		{"\x01\xc277 x text\n", "Info: x text"},
 		{"panic: oops\n", "submission: Error: panic: oops"},
 		{"\n", "submission: Error: "},
 		{"\x01\x02text without pid\n", "submission: Info: text without pid"},
@@ -235,7 +237,7 @@ func TestReaderBoundsLines(t *testing.T) {
 		}
 		got = append(got, fmt.Sprintf("%v %.20s %d", rec.Level, rec.Text, len(rec.Text)))
 	}
-	want := fmt.Sprintf("[Info xxxxxxxxxxxxxxxxxxxx %d Error <line continued> xxx %d Error <line continued> xxx %d Info next 4]",
+	want := fmt.Sprintf("[Info xxxxxxxxxxxxxxxxxxxx %d Info <line continued> xxx %d Info <line continued> xxx %d Info next 4]",
 		MaxLine-5, MaxLine+17, 5+17)
 	if fmt.Sprint(got) != want {
 		t.Errorf("\n got %v\nwant %s", got, want)

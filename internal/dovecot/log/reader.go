@@ -17,7 +17,7 @@ type Line struct {
 	Option    bool   // Text is an option, "prefix=..." or "ip=..."; Level says nothing
 	PID       int    // 0: the line does not say
 	NoPrefix  bool   // the stored prefix is not put before it
-	PrefixLen int    // so many octets of Text stand before the severity word
+	PrefixLen int    // so many octets of Text stand before the severity word, and no stored prefix
 	Text      string // not sanitised
 }
 
@@ -103,7 +103,8 @@ type Reader struct {
 	br        *bufio.Reader
 	service   string // prefix of the handshake
 	clients   map[int]*client
-	continued bool // the line before was cut at MaxLine
+	continued bool   // the piece before was not the end of its line
+	head      Record // of the line that goes on if continued, without its text
 }
 
 // NewReader reads the master's handshake from r.
@@ -120,8 +121,8 @@ func NewReader(r io.Reader) (*Reader, error) {
 func (r *Reader) Service() string { return r.service }
 
 // Next returns the next line that is to be logged; options are kept and skipped. A line
-// over MaxLine bytes comes in pieces, the later ones as errors that begin with
-// "<line continued> ". io.EOF: no process has the pipe open any more.
+// over MaxLine bytes comes in pieces, the later ones beginning with "<line continued> ".
+// io.EOF: no process has the pipe open any more.
 func (r *Reader) Next() (Record, error) {
 	for {
 		raw, err := r.br.ReadSlice('\n')
@@ -135,17 +136,24 @@ func (r *Reader) Next() (Record, error) {
 			if text == "" {
 				continue
 			}
-			return Record{event.Error, r.service, sanitised("<line continued> " + text), 0}, nil
+			rec := r.head
+			rec.Text = sanitised("<line continued> " + text)
+			return rec, nil
 		}
+		r.head = Record{Level: event.Error, Prefix: r.service}
 		line, perr := Parse(text)
 		if perr != nil {
-			return Record{event.Error, r.service, sanitised(fmt.Sprintf("%v: %s", perr, text)), 0}, nil
+			rec := r.head
+			rec.Text = sanitised(fmt.Sprintf("%v: %s", perr, text))
+			return rec, nil
 		}
 		if line.Option {
 			r.option(line)
 			continue
 		}
-		return r.record(line), nil
+		rec := r.record(line)
+		r.head = rec
+		return rec, nil
 	}
 }
 
@@ -177,7 +185,7 @@ const maxIP = 64
 
 func (r *Reader) record(l Line) Record {
 	rec := Record{Level: l.Level, PID: l.PID}
-	if !l.NoPrefix {
+	if !l.NoPrefix && l.PrefixLen == 0 {
 		rec.Prefix = r.service
 		if c := r.clients[l.PID]; c != nil && c.hasPrefix {
 			rec.Prefix = c.prefix
