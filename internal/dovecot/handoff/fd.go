@@ -53,6 +53,13 @@ func sendWith(conn *net.UnixConn, b []byte, fd int) error {
 	return err
 }
 
+// lendWith sends b with the descriptor that d lends.
+func lendWith(conn *net.UnixConn, b []byte, d Descriptor) error {
+	var sendErr error
+	err := d.Control(func(fd uintptr) { sendErr = sendWith(conn, b, int(fd)) })
+	return errors.Join(err, sendErr)
+}
+
 // guard makes ctx end all waits on conn, at the latest after limit. stop takes that back,
 // clears conn's deadlines, and must be called; it returns the reason if ctx has ended.
 func guard(ctx context.Context, conn *net.UnixConn, limit time.Duration) (stop func() error) {
@@ -80,6 +87,7 @@ type passed int
 func (p *passed) readMsg(conn *net.UnixConn, b []byte) (int, error) {
 	oob := make([]byte, syscall.CmsgSpace(4*maxFDs))
 	n, oobn, _, _, err := conn.ReadMsgUnix(b, oob) // close-on-exec is set by it
+	n = max(n, 0)                                  // it is -1 with some errors
 	if errors.Is(err, io.EOF) {
 		err = io.EOF // without the text that net puts around it
 	}

@@ -38,3 +38,16 @@ func FuzzRecord(f *testing.F) {
 		}
 	})
 }
+
+// Whatever a script answers is taken whole or refused.
+func FuzzScriptAnswer(f *testing.F) {
+	for _, s := range []string{"", "alice\tuid=8\n", "a\x01tb\tc\x01\n", "\n", "a", "a\nb\n", "a\r\n"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := parseScriptAnswer(b)
+		if err == nil && (a.User == "" || !bytes.HasSuffix(b, []byte("\n"))) {
+			t.Fatalf("%q was taken as %+v", b, a)
+		}
+	})
+}

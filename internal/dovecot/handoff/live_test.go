@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/testkit/instance"
 	"dovetail/internal/testkit/tlsfiles"
 	"dovetail/internal/testkit/wiretest"
@@ -69,6 +70,14 @@ func (m message) append(b []byte) []byte {
 func TestBytesOfDovecot(t *testing.T) {
 	wiretest.Golden(t, "testdata/login-*.bin", parseMessage, message.append)
 	wiretest.Golden(t, "testdata/reply-*.bin", parseReply, Reply.append)
+	wiretest.Golden(t, "testdata/script-request.bin", parseScriptRequest, ScriptRequest.append)
+	wiretest.Golden(t, "testdata/script-answer.bin", parseScriptAnswer, func(a ScriptAnswer, b []byte) []byte {
+		return tabline.Append(b, append([]string{a.User}, a.Fields...)...)
+	})
+	// TestAskAccess compares ours with the same text.
+	if b, err := os.ReadFile("testdata/access-request.bin"); err != nil || string(b) != "submission\n" {
+		t.Errorf("access request %q, %v", b, err)
+	}
 }
 
 // smtp is a client's connection that is talked on line by line.
