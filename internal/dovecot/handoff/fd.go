@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"syscall"
 	"time"
+
+	"dovetail/internal/process/fdpass"
 )
 
 // A Descriptor lends a file descriptor: f may use fd until it returns. A syscall.RawConn
@@ -21,8 +22,6 @@ const (
 	// How long a full backlog is waited for (clause P0.5).
 	dialRetryFor   = 500 * time.Millisecond
 	dialRetryPause = 10 * time.Millisecond
-
-	maxFDs = 4 // room for descriptors in one message; the kernel closes those beyond
 )
 
 // dial connects to the socket at path. A full backlog is retried for half a second.
@@ -44,19 +43,10 @@ func dial(ctx context.Context, path string) (*net.UnixConn, error) {
 	}
 }
 
-// sendWith sends b and the descriptor fd in one message.
-func sendWith(conn *net.UnixConn, b []byte, fd int) error {
-	n, _, err := conn.WriteMsgUnix(b, syscall.UnixRights(fd), nil)
-	if err == nil && n < len(b) {
-		err = fmt.Errorf("only %d of %d bytes were taken", n, len(b))
-	}
-	return err
-}
-
 // lendWith sends b with the descriptor that d lends.
 func lendWith(conn *net.UnixConn, b []byte, d Descriptor) error {
 	var sendErr error
-	err := d.Control(func(fd uintptr) { sendErr = sendWith(conn, b, int(fd)) })
+	err := d.Control(func(fd uintptr) { sendErr = fdpass.Send(conn, b, int(fd)) })
 	return errors.Join(err, sendErr)
 }
 
@@ -83,33 +73,15 @@ func guard(ctx context.Context, conn *net.UnixConn, limit time.Duration) (stop f
 type passed int
 
 // readMsg reads once. The first descriptor that comes becomes p; further ones are strays
-// and closed at once, so that a peer cannot fill our table.
+// and closed at once.
 func (p *passed) readMsg(conn *net.UnixConn, b []byte) (int, error) {
-	oob := make([]byte, syscall.CmsgSpace(4*maxFDs))
-	n, oobn, _, _, err := conn.ReadMsgUnix(b, oob) // close-on-exec is set by it
-	n = max(n, 0)                                  // it is -1 with some errors
-	if errors.Is(err, io.EOF) {
-		err = io.EOF // without the text that net puts around it
-	}
-	if oobn == 0 {
-		return n, err
-	}
-	msgs, perr := syscall.ParseSocketControlMessage(oob[:oobn])
-	if err == nil {
-		err = perr
-	}
-	for i := range msgs {
-		fds, rerr := syscall.ParseUnixRights(&msgs[i])
-		if rerr != nil {
-			continue // not SCM_RIGHTS
-		}
-		for _, fd := range fds {
-			if *p < 0 {
-				*p = passed(fd)
-			} else {
-				syscall.Close(fd)
-			}
-		}
+	n, fd, err := fdpass.Receive(conn, b)
+	switch {
+	case fd < 0:
+	case *p < 0:
+		*p = passed(fd)
+	default:
+		syscall.Close(fd)
 	}
 	return n, err
 }
@@ -128,11 +100,9 @@ func (p *passed) close() {
 	}
 }
 
-// netConn makes a connection of the socket fd, which it takes.
-func netConn(fd int) (net.Conn, error) {
-	f := os.NewFile(uintptr(fd), "client")
-	defer f.Close()
-	conn, err := net.FileConn(f)
+// conn makes a connection of the descriptor, which the caller then owns.
+func (p *passed) conn() (net.Conn, error) {
+	conn, err := fdpass.NewConn(p.take())
 	if err != nil {
 		return nil, fmt.Errorf("passed descriptor: %w", err)
 	}
@@ -159,7 +129,7 @@ func SocketPair() (near net.Conn, far *End, err error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	near, err = netConn(fds[0])
+	near, err = fdpass.NewConn(fds[0])
 	if err != nil {
 		syscall.Close(fds[1])
 		return nil, nil, err

@@ -276,7 +276,7 @@ func TestReceive(t *testing.T) {
 		says    string // of the error; "" if it is accepted
 	}{
 		"good":          {good, 1, true, login.Session, string(login.Payload), ""},
-		"two fds":       {good, 2, true, login.Session, string(login.Payload), ""},
+		"two fds":       {good, 2, true, "", "", "more than one descriptor"},
 		"no NUL":        {data("abc"), 1, true, "abc", "", ""},
 		"session only":  {data("abc\x00"), 1, true, "abc", "", ""},
 		"no data":       {data(""), 1, true, "", "", ""},

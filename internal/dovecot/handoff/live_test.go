@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/process/fdpass"
 	"dovetail/internal/testkit/instance"
 	"dovetail/internal/testkit/tlsfiles"
 	"dovetail/internal/testkit/wiretest"
@@ -449,7 +450,7 @@ submission_relay_port = @PORT:relay@
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			if err := sendWith(conn, b, far.fd); err != nil {
+			if err := fdpass.Send(conn, b, far.fd); err != nil {
 				t.Fatal(err)
 			}
 			raw, err := io.ReadAll(conn)

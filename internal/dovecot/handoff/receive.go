@@ -84,7 +84,7 @@ func receive(conn *net.UnixConn) (*Login, error) {
 	case ino != rec.inode:
 		return nil, fmt.Errorf("descriptor has inode %d, the record says %d", ino, rec.inode)
 	}
-	client, err := netConn(fd.take())
+	client, err := fd.conn()
 	if err != nil {
 		return nil, err
 	}

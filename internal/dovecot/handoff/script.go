@@ -104,7 +104,7 @@ func runScript(conn *net.UnixConn, r ScriptRequest, client Descriptor) (ScriptAn
 	if err != nil || fd < 0 {
 		return answer, err
 	}
-	answer.Client, err = netConn(fd.take())
+	answer.Client, err = fd.conn()
 	return answer, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/process/fdpass"
 	"dovetail/internal/testkit/instance"
 	"dovetail/internal/testkit/leak"
 )
@@ -95,7 +96,7 @@ func TestRunScript(t *testing.T) {
 				}
 				syscall.Close(fd)
 				if c.with {
-					_ = sendWith(conn, []byte(c.answer), farFD)
+					_ = fdpass.Send(conn, []byte(c.answer), farFD)
 				} else {
 					_, _ = io.WriteString(conn, c.answer)
 				}

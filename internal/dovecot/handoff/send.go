@@ -9,6 +9,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"dovetail/internal/process/fdpass"
 )
 
 // Timeout is how long Send waits at most, as in Dovecot's login process (clause P5.10).
@@ -63,7 +65,7 @@ func exchange(conn *net.UnixConn, r Request, client Descriptor) (Reply, error) {
 		}
 		var b []byte
 		if b, sendErr = r.append(make([]byte, 0, recordSize+MaxData), ino); sendErr == nil {
-			sendErr = sendWith(conn, b, int(fd))
+			sendErr = fdpass.Send(conn, b, int(fd))
 		}
 	})
 	if err = errors.Join(err, sendErr); err != nil {
