@@ -359,7 +359,11 @@ func FuzzNext(f *testing.F) {
 				client.Write([]byte("\nQUIT\r\n"))
 			}()
 			go func() { echo(c); c.Close() }() // ends with QUIT or by too many bad commands
-			out, _ := io.ReadAll(client)
+			client.SetReadDeadline(time.Now().Add(10 * time.Second))
+			out, err := io.ReadAll(client)
+			if err != nil {
+				t.Errorf("%q: %v after %q", in, err, out)
+			}
 			client.Close()
 			return string(out)
 		}
