@@ -389,3 +389,27 @@ func BenchmarkCommands(b *testing.B) {
 	}
 	client.Close()
 }
+
+func TestWatch(t *testing.T) {
+	server, client := pair(t)
+	c := New(server, options)
+	gone := make(chan bool, 1)
+	stop := c.Watch(func() { gone <- true })
+	io.WriteString(client, "NOOP\r\n") // input alone is not what is watched for
+	select {
+	case <-gone:
+		t.Fatal("gone, by input")
+	case <-time.After(20 * time.Millisecond):
+	}
+	stop()
+	if cmd, err := c.Next(); err != nil || cmd.Name != "NOOP" {
+		t.Fatalf("%v, %v", cmd, err)
+	}
+	stop = c.Watch(func() { gone <- true })
+	client.Close()
+	<-gone
+	stop()
+	if _, err := c.Next(); err != io.EOF {
+		t.Fatalf("%v, want EOF", err)
+	}
+}

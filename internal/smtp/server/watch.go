@@ -1,0 +1,60 @@
+package server
+
+import (
+	"net"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// Watch calls gone, once and from another goroutine, when the client closes its side while
+// the owner waits for something else and does not read. stop ends the watch, and must be
+// called before the owner reads again. Where nothing can be watched, gone is never called.
+func (c *Conn) Watch(gone func()) (stop func()) {
+	raw := c.raw
+	if raw == nil { // under TLS
+		inner, ok := c.nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return func() {}
+		}
+		sc, ok := inner.NetConn().(syscall.Conn)
+		if !ok {
+			return func() {}
+		}
+		if raw, _ = sc.SyscallConn(); raw == nil {
+			return func() {}
+		}
+	}
+	done := make(chan struct{})
+	go func() { // ends by stop's deadline
+		defer close(done)
+		if raw.Read(hungUp) == nil {
+			gone()
+		}
+	}()
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.nc.SetReadDeadline(time.Unix(1, 0))
+		c.mu.Unlock()
+		<-done
+		c.mu.Lock()
+		if c.endedLocked() == nil {
+			c.nc.SetReadDeadline(time.Time{})
+		}
+	}
+}
+
+const pollRDHUP = 0x2000
+
+// hungUp says whether the peer has closed; whether there is input does not matter. The
+// poller calls it again when that may have changed.
+func hungUp(fd uintptr) bool {
+	p := struct {
+		fd              int32
+		events, revents int16
+	}{fd: int32(fd), events: pollRDHUP}
+	now := syscall.Timespec{}
+	n, _, _ := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return n == 1
+}
