@@ -25,6 +25,7 @@ import (
 //	C: PROCESS-STATUS [<service>...]    S: one line a process, an empty line
 //	C: STOP <service>...                S: +   or   -<text>
 //	C: DOVETAIL-STATUS                  S: lines <name> <value>, an empty line
+//	C: RELOAD                           S: +   or   -<text>
 //	C: KICK <user mask> <network>       S: +<count> <pid>...    the pids that were asked; the
 //	                                       others can only be ended as a whole
 
@@ -52,8 +53,6 @@ func openAdmin(m *Master) (*admin, error) {
 	}}
 	return a, a.socket.open(true)
 }
-
-func (a *admin) publish() error { return a.socket.publish() }
 
 func (a *admin) start() {
 	a.socket.watch = a.m.loop.watch(a.socket.fd, a.accept)
@@ -126,7 +125,14 @@ var adminWords = map[string]func(m *Master, args []string, answer func(string)){
 	"PROCESS-STATUS":  func(m *Master, args []string, answer func(string)) { answer(m.processStatus(args)) },
 	"STOP":            func(m *Master, args []string, answer func(string)) { answer(m.stopServices(args)) },
 	"DOVETAIL-STATUS": func(m *Master, _ []string, answer func(string)) { answer(m.status()) },
-	"KICK":            (*Master).kick,
+	"RELOAD": func(m *Master, _ []string, answer func(string)) {
+		if err := m.reload(); err != nil {
+			answer("-" + tabline.Escape(err.Error()) + "\n")
+			return
+		}
+		answer("+\n")
+	},
+	"KICK": (*Master).kick,
 }
 
 func unixTime(t time.Time) int64 {

@@ -26,22 +26,22 @@ var loginDirs = []string{"login", "token-login"}
 // makeBase makes base_dir, with the mode that Dovecot gives it (clause P0.6).
 func makeBase(c *Config, log *event.Log) error {
 	if err := mkdirs(c.BaseDir); err != nil {
-		return fmt.Errorf("base_dir: %w", err)
+		return failed("base_dir: making "+c.BaseDir, err)
 	}
 	st, err := os.Stat(c.BaseDir) // it may be a symbolic link
 	switch {
 	case err != nil:
-		return fmt.Errorf("base_dir: %w", err)
+		return failed("base_dir: making "+c.BaseDir, err)
 	case !st.IsDir():
 		return fmt.Errorf("base_dir: %s is not a directory", c.BaseDir)
 	case st.Mode()&baseMode != baseMode:
 		log.Warning("Fixing permissions of %s to be world-readable", c.BaseDir)
 		if err := os.Chmod(c.BaseDir, baseMode); err != nil {
-			return fmt.Errorf("base_dir: %w", err)
+			return failed("base_dir: making "+c.BaseDir, err)
 		}
 	}
 	if err := unix.Access(c.BaseDir, unix.W_OK|unix.X_OK); err != nil {
-		return fmt.Errorf("base_dir: %s is not writable: %w", c.BaseDir, err)
+		return failed("base_dir: access("+c.BaseDir+")", err)
 	}
 	return nil
 }

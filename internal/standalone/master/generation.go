@@ -70,36 +70,46 @@ func (m *Master) newGeneration(cfg *Config) *generation {
 }
 
 // open opens all sockets, with those of old that can go on being used. All errors are
-// returned; if there are any nothing is open that was not before. What is opened is
-// published by commit.
+// returned; if there are any, everything is as it was before. Else settle is to follow.
 func (g *generation) open(old *generation, in *inherited) []error {
 	var errs []error
+	var files []*socket
+	try := func(s *service, k *socket) {
+		if k.Kind == Unix && old == nil && alive(k.Path) {
+			errs = append(errs, &ListenError{s.Name, k.Listener, fmt.Errorf("Socket already exists: %s", k.Path)})
+		} else if err := k.open(g.cfg.Unprivileged); err != nil {
+			errs = append(errs, &ListenError{s.Name, k.Listener, err})
+		}
+	}
 	for _, s := range g.services {
 		for _, k := range s.sockets {
-			if old != nil {
-				if k.old = old.reusable(s, k); k.old != nil {
-					k.fd = k.old.fd
-					continue
-				}
+			if k.old = old.reusable(s, k); k.old != nil {
+				k.fd = k.old.fd
+				continue
 			}
 			if k.Kind == Inet && in != nil {
 				if k.fd = in.take(k.Addr); k.fd >= 0 {
 					continue
 				}
 			}
-			err := error(nil)
-			if k.Kind == Unix && old == nil && alive(k.Path) {
-				err = fmt.Errorf("Socket already exists: %s", k.Path)
-			} else {
-				err = k.open(g.cfg.Unprivileged)
+			if k.Kind != Inet {
+				files = append(files, k) // last: what they replace is missed
+				continue
 			}
-			if err != nil {
-				errs = append(errs, &ListenError{s.Name, k.Listener, err})
+			try(s, k)
+		}
+	}
+	if len(errs) == 0 || old == nil {
+		for _, s := range g.services {
+			for _, k := range s.sockets {
+				if slices.Contains(files, k) {
+					try(s, k)
+				}
 			}
 		}
 	}
 	if len(errs) > 0 {
-		g.closeSockets()
+		g.undo()
 	}
 	return errs
 }
@@ -108,6 +118,9 @@ func (g *generation) open(old *generation, in *inherited) []error {
 // of anvil are kept, too, as its process lives on; other Unix sockets are made anew, so
 // that no old process takes a connection meant for a new one.
 func (g *generation) reusable(s *service, k *socket) *socket {
+	if g == nil {
+		return nil
+	}
 	for _, o := range g.services {
 		for _, ok := range o.sockets {
 			if ok.fd < 0 || ok.Kind != k.Kind {
@@ -122,32 +135,29 @@ func (g *generation) reusable(s *service, k *socket) *socket {
 	return nil
 }
 
-// closeSockets closes what open has opened.
-func (g *generation) closeSockets() {
+// undo takes open back.
+func (g *generation) undo() {
 	for _, s := range g.services {
 		for _, k := range s.sockets {
 			if k.old != nil {
 				k.old, k.fd = nil, -1
 			}
-			k.close()
+			k.undo()
 		}
 	}
 }
 
-// commit makes the sockets the generation's own.
-func (g *generation) commit() []error {
-	var errs []error
+// settle makes open final.
+func (g *generation) settle() {
 	for _, s := range g.services {
 		for _, k := range s.sockets {
 			if k.old != nil {
-				k.old.fd, k.old = -1, nil
+				k.made = k.old.made
+				k.old.fd, k.old.made, k.old = -1, false, nil
 			}
-			if err := k.publish(); err != nil {
-				errs = append(errs, &ListenError{s.Name, k.Listener, err})
-			}
+			k.settle()
 		}
 	}
-	return errs
 }
 
 // dropFiles closes the sockets of an old generation, and removes files that no listener of

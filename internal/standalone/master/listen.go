@@ -24,7 +24,8 @@ type socket struct {
 	Listener
 	backlog int
 	fd      int    // -1: not open
-	temp    string // where a Unix socket or FIFO stands until it is published; "" afterwards
+	made    bool   // the file at Path is this socket's
+	aside   string // where the file that was at Path stands until settle or undo; "" without
 	watch   *watch
 	old     *socket // of the previous generation, whose descriptor this one uses
 }
@@ -34,97 +35,108 @@ func newSocket(s *Service, l Listener) *socket {
 	return &socket{Listener: l, backlog: int(min(max(backlog, minBacklog), math.MaxInt32)), fd: -1}
 }
 
-// open opens the listener. A Unix socket or FIFO appears under its name only when publish
-// is called, so that a failure of another one leaves what is there as it is.
-// unprivileged: the owner of files is not changed.
+// open opens the listener. The file that a Unix socket or FIFO may find in its place is
+// kept until settle, so that undo can put it back. unprivileged: the owner of files is not
+// changed.
 func (s *socket) open(unprivileged bool) error {
-	switch s.Kind {
-	case Inet:
-		return s.openInet()
-	case FIFO:
-		return s.openFile(unprivileged, "mkfifo", func() (int, error) {
-			if err := unix.Mkfifo(s.temp, 0o600); err != nil {
-				return -1, err
-			}
-			// For reading and writing: without a writer there would be no end of EOFs.
-			return unix.Open(s.temp, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		})
-	}
-	return s.openFile(unprivileged, "net_listen_unix", func() (int, error) {
-		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if s.Kind == Inet {
+		fd, err := listenInet(s.Addr, s.backlog, s.ReusePort)
 		if err != nil {
-			return -1, err
+			return failed(s.Listener.String(), err)
 		}
-		if err = unix.Bind(fd, &unix.SockaddrUnix{Name: s.temp}); err == nil {
-			err = unix.Listen(fd, s.backlog)
-		}
-		if err != nil {
-			unix.Close(fd)
-			return -1, err
-		}
-		return fd, nil
-	})
-}
-
-// openFile makes a file beside s.Path with make, and gives it owner and mode.
-func (s *socket) openFile(unprivileged bool, what string, open func() (int, error)) error {
-	if s.Kind == Unix && len(s.Path) >= maxSocketPath {
-		return fmt.Errorf("%s: the path of a socket has at most %d bytes", s.Path, maxSocketPath-1)
-	}
-	s.temp = s.Path + "~"
-	unix.Unlink(s.temp)
-	fd, err := open()
-	if err != nil {
-		s.temp = ""
-		return fmt.Errorf("%s(%s) failed: %w", what, s.Path, err)
-	}
-	s.fd = fd
-	if !unprivileged && (s.UID != privs.Unset || s.GID != privs.Unset) {
-		if err := os.Lchown(s.temp, int(int32(s.UID)), int(int32(s.GID))); err != nil {
-			s.close()
-			return fmt.Errorf("chown(%s) failed: %w", s.Path, err)
-		}
-	}
-	if err := os.Chmod(s.temp, os.FileMode(s.Mode)&0o777); err != nil {
-		s.close()
-		return fmt.Errorf("chmod(%s) failed: %w", s.Path, err)
-	}
-	return nil
-}
-
-// publish puts a new Unix socket or FIFO in its place, over a dead one.
-func (s *socket) publish() error {
-	if s.temp == "" {
+		s.fd = fd
 		return nil
 	}
-	if err := unix.Rename(s.temp, s.Path); err != nil {
-		return fmt.Errorf("rename(%s) failed: %w", s.Path, err)
+	if s.Kind == Unix && len(s.Path) > maxSocketPath {
+		return fmt.Errorf("%s: the path of a socket has at most %d bytes", s.Path, maxSocketPath)
 	}
-	s.temp = ""
+	// A name that a client asks for in this moment is missing. That cannot be helped by
+	// making the new socket under another name first: Dovecot's auth goes by the name that
+	// its sockets were bound to.
+	aside := s.Path + "~"
+	if err := unix.Rename(s.Path, aside); err == nil {
+		s.aside = aside
+	} else if err != unix.ENOENT {
+		return failed("rename("+s.Path+")", err)
+	}
+	if err := s.makeFile(unprivileged); err != nil {
+		s.undo()
+		return err
+	}
 	return nil
 }
 
-// close closes the listener; one not yet published leaves no file.
+// makeFile makes the file of a Unix socket or FIFO, with owner and mode.
+func (s *socket) makeFile(unprivileged bool) error {
+	what, make := "net_listen_unix", s.makeUnix
+	if s.Kind == FIFO {
+		what, make = "mkfifo", s.makeFIFO
+	}
+	if err := make(); err != nil {
+		return failed(what+"("+s.Path+")", err)
+	}
+	if !unprivileged && (s.UID != privs.Unset || s.GID != privs.Unset) {
+		if err := unix.Lchown(s.Path, int(int32(s.UID)), int(int32(s.GID))); err != nil {
+			return failed("chown("+s.Path+")", err)
+		}
+	}
+	if err := unix.Chmod(s.Path, s.Mode&0o777); err != nil {
+		return failed("chmod("+s.Path+")", err)
+	}
+	return nil
+}
+
+func (s *socket) makeUnix() (err error) {
+	s.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	if err = unix.Bind(s.fd, &unix.SockaddrUnix{Name: s.Path}); err != nil {
+		return err
+	}
+	s.made = true
+	return unix.Listen(s.fd, s.backlog)
+}
+
+func (s *socket) makeFIFO() (err error) {
+	if err = unix.Mkfifo(s.Path, 0o600); err != nil {
+		return err
+	}
+	s.made = true
+	// For reading and writing: without a writer there would be no end of EOFs.
+	s.fd, err = unix.Open(s.Path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	return err
+}
+
+// settle makes open final.
+func (s *socket) settle() {
+	if s.aside != "" {
+		unix.Unlink(s.aside)
+		s.aside = ""
+	}
+}
+
+// undo takes open back.
+func (s *socket) undo() {
+	if s.made {
+		unix.Unlink(s.Path)
+		s.made = false
+	}
+	if s.aside != "" {
+		unix.Rename(s.aside, s.Path)
+		s.aside = ""
+	}
+	s.close()
+}
+
+// close closes the listener. Its file stays.
 func (s *socket) close() {
 	s.watch.stop()
-	if s.temp != "" {
-		unix.Unlink(s.temp)
-		s.temp = ""
-	}
+	s.watch = nil
 	if s.fd >= 0 {
 		unix.Close(s.fd)
 		s.fd = -1
 	}
-}
-
-// openInet opens the listener s. With ReusePort more than one can be open for its address.
-func (s *socket) openInet() error {
-	fd, err := listenInet(s.Addr, s.backlog, s.ReusePort)
-	if err != nil {
-		return fmt.Errorf("%s failed: %w", s.Listener, err)
-	}
-	s.fd = fd
-	return nil
 }
 
 func listenInet(addr netip.AddrPort, backlog int, reusePort bool) (fd int, err error) {

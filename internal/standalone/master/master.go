@@ -107,7 +107,7 @@ func newMaster(cfg *Config, opt Options, t times) (m *Master, errs []error) {
 	errs = makeDirs(cfg, m.log)
 	for i := range cfg.Services {
 		if err := unix.Access(cfg.Services[i].Command[0], unix.X_OK); err != nil {
-			errs = append(errs, fmt.Errorf("service(%s): access(%s) failed: %w", cfg.Services[i].Name, cfg.Services[i].Command[0], err))
+			errs = append(errs, failed("service("+cfg.Services[i].Name+"): access("+cfg.Services[i].Command[0]+")", err))
 		}
 	}
 	if len(errs) > 0 {
@@ -119,7 +119,7 @@ func newMaster(cfg *Config, opt Options, t times) (m *Master, errs []error) {
 		return m, errs
 	}
 	if m.admin, err = openAdmin(m); err != nil {
-		m.gen.closeSockets()
+		m.gen.undo()
 		return one(err)
 	}
 	return m, nil
@@ -166,12 +166,8 @@ func (m *Master) Run() error {
 		return err
 	}
 	m.linkConfig()
-	if err := errors.Join(m.gen.commit()...); err != nil {
-		return err
-	}
-	if err := m.admin.publish(); err != nil {
-		return err
-	}
+	m.gen.settle()
+	m.admin.socket.settle()
 	m.in.closeRest(m.log)
 	if err := m.gen.start(); err != nil {
 		return err
@@ -197,7 +193,10 @@ func (m *Master) relay(signals <-chan os.Signal, ended <-chan struct{}) {
 			case unix.SIGCHLD:
 				m.loop.post(m.reap)
 			case unix.SIGHUP:
-				m.loop.post(m.reload)
+				m.loop.post(func() {
+					m.log.Warning("SIGHUP received - reloading configuration")
+					_ = m.reload() // it has said what is wrong
+				})
 			case unix.SIGUSR1:
 				m.loop.post(m.reopenLogs)
 			default:
@@ -317,22 +316,23 @@ func (s *service) failed(p *process, st unix.WaitStatus) bool {
 	return s.failures > maxExitFailures
 }
 
-// reload takes a new configuration into use. If anything is wrong with it the old one
-// goes on, untouched.
-func (m *Master) reload() {
+// reload takes a new configuration into use. If anything is wrong with it, which is
+// logged, the old one goes on, untouched.
+func (m *Master) reload() error {
 	if m.gen.destroying {
-		return
+		return errors.New("the server is being stopped")
 	}
 	m.notify.reloading()
 	defer m.notify.send("READY=1")
-	m.log.Warning("SIGHUP received - reloading configuration")
 	cfg := m.opt.Load()
 	if cfg == nil {
-		return
+		return errors.New("the configuration has errors; the log tells them")
 	}
-	if err := m.reloadTo(cfg); err != nil {
+	err := m.reloadTo(cfg)
+	if err != nil {
 		m.log.Error("Config reload failed: %v", err)
 	}
+	return err
 }
 
 func (m *Master) reloadTo(cfg *Config) error {
@@ -344,7 +344,7 @@ func (m *Master) reloadTo(cfg *Config) error {
 	}
 	for i := range cfg.Services {
 		if err := unix.Access(cfg.Services[i].Command[0], unix.X_OK); err != nil {
-			return fmt.Errorf("service(%s): access(%s) failed: %w", cfg.Services[i].Name, cfg.Services[i].Command[0], err)
+			return failed("service("+cfg.Services[i].Name+"): access("+cfg.Services[i].Command[0]+")", err)
 		}
 	}
 	next := m.newGeneration(cfg)
@@ -355,9 +355,7 @@ func (m *Master) reloadTo(cfg *Config) error {
 		return errors.Join(errs...)
 	}
 	old := m.gen
-	if errs := next.commit(); len(errs) > 0 {
-		m.log.Error("%v", errors.Join(errs...))
-	}
+	next.settle()
 	old.dropFiles(next)
 	m.anvil.release(old)
 	m.gen, m.cfg = next, cfg

@@ -1,0 +1,370 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"golang.org/x/sys/unix"
+)
+
+// A session is one line of anvil's table: sessions of one user, from one address, in one
+// process.
+type session struct {
+	service, user string
+	addr          netip.Addr // the zero Addr if it is not known
+	pid, count    int
+}
+
+// sessions asks the anvil process of the server for its table.
+func sessions(baseDir string) ([]session, error) {
+	a, err := dial(filepath.Join(baseDir, "anvil"), "VERSION\tanvil\t1\t0\n")
+	if err != nil {
+		return nil, err
+	}
+	defer a.close()
+	rows, err := a.table("CONNECT-DUMP")
+	if err != nil {
+		return nil, err
+	}
+	var all []session
+	for _, row := range rows {
+		s, err := parseSession(row)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b session) int {
+		if n := strings.Compare(a.user, b.user); n != 0 {
+			return n
+		}
+		return a.pid - b.pid
+	})
+	return all, nil
+}
+
+// parseSession parses a line of the table, <ident> <pid> <count>. ident is
+// <service>/<address>/<user>, or without an address <service>/<user>.
+func parseSession(row []string) (session, error) {
+	bad := fmt.Errorf("anvil: unknown line %q", row)
+	if len(row) != 3 {
+		return session{}, bad
+	}
+	service, rest, ok := strings.Cut(row[0], "/")
+	pid, err1 := strconv.Atoi(row[1])
+	count, err2 := strconv.Atoi(row[2])
+	if !ok || err1 != nil || err2 != nil || pid <= 0 || count < 0 {
+		return session{}, bad
+	}
+	s := session{service: service, user: rest, pid: pid, count: count}
+	if ip, user, ok := strings.Cut(rest, "/"); ok {
+		if addr, err := netip.ParseAddr(ip); err == nil {
+			s.addr = addr
+		}
+		s.user = user
+	}
+	return s, nil
+}
+
+// A mask says which sessions are meant.
+type mask struct {
+	user string       // with * and ?; "" is any
+	net  netip.Prefix // the zero Prefix is any
+}
+
+// parseMask takes a user mask and a network, each at most once, in any order. A word of
+// digits is a user, as for doveadm.
+func parseMask(args []string) (mask, error) {
+	var m mask
+	for _, a := range args {
+		if p, ok := network(a); ok {
+			if m.net.IsValid() {
+				return m, errors.New("only one network can be given")
+			}
+			m.net = p
+			continue
+		}
+		if m.user != "" {
+			return m, errors.New("only one user mask can be given")
+		}
+		m.user = a
+	}
+	return m, nil
+}
+
+// network parses ADDRESS or ADDRESS/BITS.
+func network(s string) (netip.Prefix, bool) {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(addr, addr.BitLen()), true
+	}
+	p, err := netip.ParsePrefix(s)
+	return p.Masked(), err == nil
+}
+
+func (m mask) matches(s session) bool {
+	return (m.user == "" || wildcard(strings.ToLower(m.user), strings.ToLower(s.user))) &&
+		(!m.net.IsValid() || m.net.Contains(s.addr))
+}
+
+// wildcard says whether s matches the pattern with * and ?.
+func wildcard(pattern, s string) bool {
+	star, mark := -1, 0
+	p, i := 0, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, i
+			p++
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
+			p++
+			i++
+		case star >= 0: // the last * takes one more
+			mark++
+			p, i = star+1, mark
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}
+
+// runWho is `dovetail who`, in the form of doveadm's.
+func runWho(c *call) int {
+	separate := c.flags.Bool("1", false, "one line for each session")
+	args, err := c.parse(2)
+	if err != nil {
+		return usage(err)
+	}
+	m, err := parseMask(args)
+	if err != nil {
+		c.error("%v", err)
+		return exitUsage
+	}
+	base, err := c.baseDir()
+	var all []session
+	if err == nil {
+		all, err = sessions(base)
+	}
+	if err != nil {
+		c.error("%v", err)
+		if errors.Is(err, errNotRunning) {
+			return exitNotRunning
+		}
+		return exitFailed
+	}
+	tw := tabwriter.NewWriter(c.stdout, 0, 8, 1, ' ', 0)
+	if *separate {
+		fmt.Fprintln(tw, "username\tproto\tpid\tip")
+		for _, s := range all {
+			for range s.count {
+				if m.matches(s) {
+					fmt.Fprintf(tw, "%s\t%s\t%d\t%s\n", printable(s.user), printable(s.service), s.pid, ip(s.addr))
+				}
+			}
+		}
+	} else {
+		fmt.Fprintln(tw, "username\t#\tproto\t(pids)\t(ips)")
+		for _, u := range byUser(all) {
+			if slices.ContainsFunc(u, m.matches) {
+				fmt.Fprintln(tw, u.line())
+			}
+		}
+	}
+	if err := tw.Flush(); err != nil {
+		return exitFailed
+	}
+	return exitOK
+}
+
+// userSessions are the sessions of one user with one service.
+type userSessions []session
+
+func byUser(all []session) []userSessions {
+	var out []userSessions
+	for _, s := range all {
+		i := slices.IndexFunc(out, func(u userSessions) bool { return u[0].user == s.user && u[0].service == s.service })
+		if i < 0 {
+			out = append(out, userSessions{s})
+		} else {
+			out[i] = append(out[i], s)
+		}
+	}
+	return out
+}
+
+func (u userSessions) line() string {
+	count := 0
+	var pids, ips []string
+	for _, s := range u {
+		count += s.count
+		if p := strconv.Itoa(s.pid); !slices.Contains(pids, p) {
+			pids = append(pids, p)
+		}
+		if a := ip(s.addr); a != "" && !slices.Contains(ips, a) {
+			ips = append(ips, a)
+		}
+	}
+	return fmt.Sprintf("%s\t%d\t%s\t(%s)\t(%s)", printable(u[0].user), count, printable(u[0].service),
+		strings.Join(pids, " "), strings.Join(ips, " "))
+}
+
+func ip(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// printable makes a name that came from outside fit for a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x202e || r == 0xfffd {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// runKick is `dovetail kick`. Processes of this project end just the sessions that are
+// meant; others are ended as a whole, by SIGTERM, if they carry no other user.
+func runKick(c *call) int {
+	force := c.flags.Bool("f", false, "end processes that other users share, too")
+	args, err := c.parse(2)
+	if err != nil {
+		return usage(err)
+	}
+	m, err := parseMask(args)
+	if err == nil && len(args) == 0 {
+		err = errors.New("a user, a network, or both must be given")
+	}
+	if err != nil {
+		c.error("%v", err)
+		return exitUsage
+	}
+	n, err := c.kick(m, *force)
+	if err != nil {
+		c.error("%v", err)
+		return exitFailed
+	}
+	if n == 0 {
+		c.say("no users kicked")
+		return exitNotFound
+	}
+	return exitOK
+}
+
+// kick returns how many sessions were ended.
+func (c *call) kick(m mask, force bool) (int, error) {
+	base, err := c.baseDir()
+	if err != nil {
+		return 0, err
+	}
+	all, err := sessions(base)
+	if err != nil {
+		return 0, err
+	}
+	count, done, err := askKick(base, m)
+	if err != nil {
+		return 0, err
+	}
+	var kicked []string
+	plan, shared := planKick(all, m, done, force)
+	for _, s := range all {
+		if m.matches(s) && slices.Contains(done, s.pid) {
+			kicked = append(kicked, printable(s.user))
+		}
+	}
+	for _, s := range plan {
+		if err := unix.Kill(s.pid, unix.SIGTERM); err == nil {
+			count += s.count
+			kicked = append(kicked, printable(s.user))
+		} else if err != unix.ESRCH {
+			c.error("kill(%d, SIGTERM) failed: %v", s.pid, err)
+		}
+	}
+	slices.Sort(kicked)
+	if count > 0 {
+		c.say("kicked %d sessions of: %s", count, strings.Join(slices.Compact(kicked), " "))
+	}
+	if len(shared) > 0 {
+		c.say("not kicked, as these users share a process with them: %s (-f ends theirs, too)", strings.Join(shared, " "))
+	}
+	return count, nil
+}
+
+// planKick returns the sessions, one for a pid, whose processes are to be ended as a
+// whole, and the users who keep others from being ended. done are the pids that have been
+// taken care of.
+func planKick(all []session, m mask, done []int, force bool) (plan []session, shared []string) {
+	for i, s := range all {
+		first := slices.IndexFunc(all, func(o session) bool { return o.pid == s.pid && m.matches(o) })
+		if first != i || slices.Contains(done, s.pid) {
+			continue
+		}
+		var others []string
+		whole := s
+		whole.count = 0
+		for _, o := range all {
+			if o.pid != s.pid {
+				continue
+			}
+			whole.count += o.count
+			if !m.matches(o) {
+				others = append(others, printable(o.user))
+			}
+		}
+		if len(others) > 0 && !force {
+			shared = append(shared, others...)
+		} else {
+			plan = append(plan, whole)
+		}
+	}
+	slices.Sort(shared)
+	return plan, slices.Compact(shared)
+}
+
+// askKick has the master ask its processes. It returns the number of sessions ended, and
+// the pids that could be asked.
+func askKick(base string, m mask) (count int, pids []int, err error) {
+	c, err := askMaster(base)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer c.close()
+	if err := c.greeting(); err != nil {
+		return 0, nil, err
+	}
+	network := ""
+	if m.net.IsValid() {
+		network = m.net.String()
+	}
+	if err := c.send("KICK", m.user, network); err != nil {
+		return 0, nil, err
+	}
+	line, err := c.line()
+	if err != nil {
+		return 0, nil, err
+	}
+	text, ok := strings.CutPrefix(line, "+")
+	if !ok {
+		return 0, nil, fmt.Errorf("the server says %q", printable(line))
+	}
+	for i, f := range strings.Split(text, "\t") {
+		n, err := strconv.Atoi(f)
+		if err != nil || n < 0 {
+			return 0, nil, fmt.Errorf("the server says %q", printable(line))
+		}
+		if i == 0 {
+			count = n
+		} else {
+			pids = append(pids, n)
+		}
+	}
+	return count, pids, nil
+}
