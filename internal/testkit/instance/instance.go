@@ -39,10 +39,6 @@ disable_plaintext_auth = no
 first_valid_uid = 1
 mail_location = maildir:@DIR@/mail/%u
 auth_failure_delay = 0
-passdb {
-  driver = static
-  args = password=pass
-}
 userdb {
   driver = static
   args = uid=mail gid=mail home=@DIR@/mail/%u
@@ -51,6 +47,14 @@ service submission-login {
   inet_listener submission {
     port = @PORT:submission@
   }
+}
+`
+
+// passdb is there unless the test has one.
+const passdb = `
+passdb {
+  driver = static
+  args = password=pass
 }
 `
 
@@ -84,6 +88,9 @@ func Start(t testing.TB, conf string) *Instance {
 		if err := os.Chmod(dir+name, mode); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if !strings.Contains(conf, "passdb {") {
+		conf = passdb + conf
 	}
 	if err := os.WriteFile(i.Conf, []byte(i.fill(base+conf)), 0o644); err != nil {
 		t.Fatal(err)
