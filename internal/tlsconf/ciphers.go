@@ -14,13 +14,10 @@ const defaultCiphers = "ALL:!kRSA:!SRP:!kDHd:!DSS:!aNULL:!eNULL:!EXPORT:!DES:!3D
 // A suite is a cipher suite before TLS 1.3, with the words by which an OpenSSL cipher
 // string can choose it.
 type suite struct {
-	id                uint16
-	name              string // OpenSSL's
-	kx, auth, enc     string
-	mac               string
-	bits              int // of strength
-	tls12             bool
-	high, medium, low bool
+	id       uint16
+	name     string // OpenSSL's
+	enc, mac string // mac is empty in suites with AEAD
+	bits     int    // of strength
 }
 
 // suites are those of crypto/tls, in the order in which OpenSSL would list them.
@@ -87,8 +84,10 @@ func (s *suite) is(word string) bool {
 		return s.mac == "SHA256"
 	case "TLSv1.2":
 		return s.mac != "SHA1"
-	case "TLSv1", "TLSv1.0", "SSLv3":
-		return s.mac == "SHA1"
+	case "TLSv1", "TLSv1.0":
+		return s.mac == "SHA1" && s.is("ECDHE")
+	case "SSLv3":
+		return s.mac == "SHA1" && s.is("kRSA")
 	case "FIPS":
 		return s.enc == "AES" || s.enc == "AESGCM" || s.enc == "3DES"
 	}
@@ -121,9 +120,9 @@ func isAbsent(word string) bool {
 }
 
 // parseCiphers reads an OpenSSL cipher string (openssl-ciphers(1)) and returns the suites
-// of crypto/tls that it chooses, in its order, never nil. A warning tells of each word
-// that should have added something and did not. A string without any word that means
-// something is an error.
+// of crypto/tls that it chooses, in its order, never nil. Suites with CBC and SHA-256 are
+// chosen by their own names only. Warnings tell of words that should have added something
+// and did not. A string without any word that means something is an error.
 func parseCiphers(list string) (ids []uint16, warnings []string, err error) {
 	all := suites()
 	p := cipherParser{all: all, killed: map[uint16]bool{}}
@@ -139,6 +138,9 @@ func parseCiphers(list string) (ids []uint16, warnings []string, err error) {
 	for i := range p.active {
 		ids[i] = p.active[i].id
 	}
+	if len(p.missing) > 0 {
+		p.warnings = append(p.warnings, "ssl_cipher_list: not available here: "+strings.Join(p.missing, ", "))
+	}
 	return ids, p.warnings, nil
 }
 
@@ -146,7 +148,8 @@ type cipherParser struct {
 	all      []suite
 	active   []suite
 	killed   map[uint16]bool
-	known    bool // some word was one of OpenSSL's
+	known    bool     // some word was one of OpenSSL's
+	missing  []string // words of OpenSSL's that added nothing
 	warnings []string
 }
 
@@ -201,7 +204,7 @@ func (p *cipherParser) words(op byte, rule string) {
 		}
 	}
 	if op == 0 && len(match) == 0 {
-		p.warnings = append(p.warnings, "ssl_cipher_list: "+rule+" is not available here")
+		p.missing = append(p.missing, rule)
 	}
 	matches := func(s suite) bool {
 		return slices.ContainsFunc(match, func(m suite) bool { return m.id == s.id })
@@ -224,6 +227,9 @@ func (p *cipherParser) words(op byte, rule string) {
 		p.active = append(slices.DeleteFunc(p.active, matches), last...)
 	default:
 		for _, s := range match {
+			if s.mac == "SHA256" && s.name != rule {
+				continue // crypto/tls has no countermeasure against Lucky 13 in these: only on demand
+			}
 			if !p.killed[s.id] && !slices.ContainsFunc(p.active, func(a suite) bool { return a.id == s.id }) {
 				p.active = append(p.active, s)
 			}

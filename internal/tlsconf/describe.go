@@ -68,8 +68,9 @@ func Cipher(state tls.ConnectionState) (name string, used, size int) {
 //	SSL_accept() failed: error:0A0000C1:SSL routines::no shared cipher
 //
 // and otherwise in crypto/tls's own words. function is SSL_accept for a server,
-// SSL_connect for a client. It is one line of printable text.
-func HandshakeError(err error, function string) string {
+// SSL_connect for a client; under is what the connection runs over, or nil. It is one line
+// of printable text, however hostile the peer.
+func HandshakeError(err error, function string, under *Transport) string {
 	var (
 		cert   *CertError
 		host   *HostError
@@ -80,6 +81,9 @@ func HandshakeError(err error, function string) string {
 	failed := func(code int, text string) string {
 		return fmt.Sprintf("%s() failed: error:0A%06X:SSL routines::%s", function, code, text)
 	}
+	alert := func(n int) string {
+		return failed(1000+n, alertName(n)+": SSL alert number "+strconv.Itoa(n))
+	}
 	switch {
 	case err == nil:
 		return ""
@@ -87,27 +91,22 @@ func HandshakeError(err error, function string) string {
 		return err.Error()
 	case errors.As(err, &op) && op.Op == "remote error":
 		if v := reflect.ValueOf(op.Err); v.Kind() == reflect.Uint8 {
-			n := int(v.Uint())
-			if n == 0 {
-				return "SSL connection closed during handshake"
-			}
-			return failed(1000+n, alertName(n)+": SSL alert number "+strconv.Itoa(n))
+			return alert(int(v.Uint()))
 		}
+	case errors.As(err, &op) && op.Op == "local error":
+		if under != nil && under.alert.Load() != 0 {
+			return alert(int(under.alert.Load()))
+		}
+		err = op.Err
 	case errors.As(err, &record):
-		head := string(record.RecordHeader[:])
-		for _, method := range []string{"GET ", "POST", "HEAD", "PUT "} {
-			if strings.HasPrefix(head, method) {
-				return failed(156, "http request")
-			}
+		if name := notTLS(record.RecordHeader); name.code != 0 {
+			return failed(name.code, name.name)
 		}
-		if strings.HasPrefix(head, "CONNE") {
-			return failed(155, "https proxy request")
-		}
-		return failed(267, "wrong version number")
+		err = errors.New("tls: " + record.Msg)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return "Connection timed out"
-	case errors.As(err, &errno):
-		return errnoText(errno)
+	case errors.As(err, &op) && errors.As(err, &errno):
+		return op.Op + "() failed: " + errnoText(errno)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
 		return "Connection closed"
 	}
@@ -120,6 +119,25 @@ func HandshakeError(err error, function string) string {
 	return function + "() failed: " + strings.TrimPrefix(text, "tls: ")
 }
 
+// An opensslError is the number of a reason in OpenSSL's SSL library, and its text.
+type opensslError struct {
+	code int
+	name string
+}
+
+// notTLS says what OpenSSL makes of a first record's header that is none.
+func notTLS(header [5]byte) (e opensslError) {
+	switch s := string(header[:]); {
+	case s[:4] == "GET " || s[:4] == "POST" || s[:4] == "HEAD" || s[:4] == "PUT ":
+		return opensslError{156, "http request"}
+	case s == "CONNE":
+		return opensslError{155, "https proxy request"}
+	case header[1] != 3 && header[0] != 0x80:
+		return opensslError{267, "wrong version number"}
+	}
+	return e
+}
+
 // errnoText is what strerror says.
 func errnoText(errno syscall.Errno) string {
 	s := errno.Error()
@@ -129,24 +147,26 @@ func errnoText(errno syscall.Errno) string {
 // opensslErrors are what OpenSSL 3 calls errors of crypto/tls.
 var opensslErrors = [...]struct {
 	ours string
-	code int
-	name string
+	opensslError
 }{
-	{"tls: client offered only unsupported versions", 258, "unsupported protocol"},
-	{"tls: server selected unsupported protocol version", 258, "unsupported protocol"},
-	{"tls: no cipher suite supported by both", 193, "no shared cipher"},
-	{"tls: peer doesn't support any of the certificate's signature algorithms", 118, "no suitable signature algorithm"},
-	{"tls: no key exchanges supported by both", 101, "no suitable key share"},
-	{"tls: client using inappropriate protocol fallback", 373, "inappropriate fallback"},
-	{"tls: unsupported SSLv2 handshake received", 258, "unsupported protocol"},
-	{"tls: client does not support uncompressed connections", 187, "no compression specified"},
-	{"tls: client offered only incompatible point formats", 157, "unsupported elliptic curve"},
-	{"tls: oversized record received", 198, "packet length too long"},
-	{"tls: invalid signature by the client certificate", 123, "bad signature"},
-	{"tls: client's Finished message is incorrect", 149, "digest check failed"},
-	{"tls: invalid client finished hash", 149, "digest check failed"},
-	{"tls: received unexpected handshake message", 244, "unexpected message"},
-	{"tls: received record with version", 267, "wrong version number"},
+	{"tls: client offered only unsupported versions", opensslError{258, "unsupported protocol"}},
+	{"tls: server selected unsupported protocol version", opensslError{258, "unsupported protocol"}},
+	{"tls: no cipher suite supported by both", opensslError{193, "no shared cipher"}},
+	{"tls: peer doesn't support any of the certificate's signature algorithms", opensslError{118, "no suitable signature algorithm"}},
+	{"tls: no key exchanges supported by both", opensslError{101, "no suitable key share"}},
+	{"tls: client using inappropriate protocol fallback", opensslError{373, "inappropriate fallback"}},
+	{"tls: unsupported SSLv2 handshake received", opensslError{258, "unsupported protocol"}},
+	{"tls: client does not support uncompressed connections", opensslError{187, "no compression specified"}},
+	{"tls: client offered only incompatible point formats", opensslError{157, "unsupported elliptic curve"}},
+	{"tls: oversized record received", opensslError{198, "packet length too long"}},
+	{"tls: invalid signature by the client certificate", opensslError{123, "bad signature"}},
+	{"tls: client's Finished message is incorrect", opensslError{149, "digest check failed"}},
+	{"tls: invalid client finished hash", opensslError{149, "digest check failed"}},
+	{"tls: received unexpected handshake message", opensslError{244, "unexpected message"}},
+	{"tls: first record does not look like a TLS handshake", opensslError{244, "unexpected message"}},
+	{"tls: bad record MAC", opensslError{281, "decryption failed or bad record mac"}},
+	{"tls: unexpected message", opensslError{244, "unexpected message"}},
+	{"tls: received record with version", opensslError{267, "wrong version number"}},
 }
 
 // alertName is OpenSSL's name of an alert that the peer sent.

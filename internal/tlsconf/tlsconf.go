@@ -36,9 +36,10 @@ func Server(s settings.SSL) (c *tls.Config, warnings []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c.Certificates = certs
-	if len(certs) > 1 {
+	if len(certs) > 1 { // crypto/tls's own choice among Certificates would look at the names in them
 		c.GetCertificate = chooser(certs)
+	} else {
+		c.Certificates = certs
 	}
 	warnings = append(warnings, w...)
 	w, err = common(c, s)
