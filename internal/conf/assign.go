@@ -52,8 +52,11 @@ func (p *parser) rightSide(f *frame, l line, a *Assignment) (string, bool) {
 	switch l.form {
 	case FromFile:
 		a.Path = p.here().relative(l.value)
-		if root, _, _ := strings.Cut(f.prefix+l.key, "/"); !p.opt.Expand || p.opt.Only != nil && !p.opt.Only(root) {
+		if !p.opt.Expand {
 			return "<" + l.value, true
+		}
+		if root, _, _ := strings.Cut(f.prefix+l.key, "/"); !p.opt.Only.Has(root) {
+			return "", true
 		}
 		return p.readValue(f.prefix+l.key, a)
 	case Variable:
@@ -160,6 +163,7 @@ func (p *parser) list(f *frame, b *Block, typ string, sec Section, value string,
 			continue
 		}
 		c := p.child(b, typ, Unescape(id), sec)
+		c.Listed = len(c.Open) == 0
 		c.Open, c.NameRange = append(c.Open, a.Key), a.Range
 	}
 }
@@ -185,7 +189,7 @@ func (p *parser) resolve(b *Block, key string) (*Block, string, bool) {
 			return nil, "", false
 		}
 		if sec.Kind == Map {
-			if strings.Contains(rest, "/") || rest == "" {
+			if strings.Contains(rest, "/") {
 				return nil, "", false
 			}
 			return p.child(b, typ, "", sec), rest, true

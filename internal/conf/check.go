@@ -8,45 +8,61 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
-	"golang.org/x/sys/unix"
 )
 
 // The checks of clause C16: what Dovecot says of a whole configuration after reading it.
 // They run for the global settings and for each filter merged with what it matches, in
 // groups of settings. Dovecot's last word is the first failure; here all are noted.
 
+// A Remark is what Dovecot's doveconf says about a failed check.
+type Remark struct {
+	Level string // "Error" or "Warning"
+	Text  string
+	// Once: a warning that is not repeated.
+	Once  bool
+	group int // in groups
+}
+
 // A checker looks at one View.
 type checker struct {
-	p      *parser
-	v      *View
-	global bool // the View is that of the global settings
-	group  *group
-	failed bool // in this group; what follows is not Dovecot's
+	p       *parser
+	v       *View
+	group   *group
+	failed  bool // in this group; what follows is not Dovecot's
+	remarks []Remark
 }
 
 // A group of settings is checked by Dovecot up to its first error.
 type group struct {
-	run    func(*checker)
-	copies int // how often doveconf prints an error of it
+	run func(*checker)
 	// reads are the settings and types of sections that run looks at. A filter that sets
 	// none of them need not be checked.
 	reads []string
+	root  string // the name of the group in package all
 }
 
 // groups in the order of Dovecot's build.
 var groups = []group{
-	{(*checker).logging, 1, []string{"syslog_facility"}},
-	{(*checker).ssl, 1, []string{"ssl", "ssl_verify_client_cert", "ssl_ca", "ssl_options"}},
-	{(*checker).auth, 1, []string{"auth_worker_max_count", "auth_cache_size", "auth_verbose_passwords", "auth_policy_server_url", "auth_policy_hash_nonce", "passdb", "userdb"}},
-	workarounds("imap", 1, "delay-newmail", "tb-extra-mailbox-sep", "tb-lsub-flags"),
-	workarounds("lmtp", 1, "whitespace-before-path", "mailbox-for-path"),
-	{(*checker).mail, 1, []string{"mail_plugin_dir", "mail_plugins"}},
-	{(*checker).master, 1, []string{"listen", "first_valid_uid", "last_valid_uid", "first_valid_gid", "last_valid_gid",
+	{(*checker).logging, []string{"log_debug", "log_core_filter", "process_shutdown_filter", "syslog_facility"}, "master_service"},
+	{(*checker).ssl, []string{"ssl", "ssl_verify_client_cert", "ssl_ca", "ssl_options"}, "master_service_ssl"},
+	{(*checker).auth, []string{"auth_worker_max_count", "auth_cache_size", "auth_verbose_passwords", "auth_policy_server_url", "auth_policy_hash_nonce",
+		"auth_policy_hash_mech", "auth_policy_hash_truncate", "passdb", "userdb"}, "auth"},
+	{(*checker).director, []string{"director_user_expire"}, "director"},
+	{(*checker).doveadm, []string{"dsync_hashed_headers", "dsync_alt_char", "dsync_features"}, "doveadm"},
+	{(*checker).imap, []string{"imap_client_workarounds"}, "imap"},
+	{(*checker).imapc, []string{"imapc_max_idle_time", "imapc_features"}, "imapc"},
+	{(*checker).lmtp, []string{"lmtp_client_workarounds"}, "lmtp"},
+	{(*checker).storage, storageReads, "mail_storage"},
+	{(*checker).mailUser, []string{"mail_plugin_dir", "mail_plugins", "namespace"}, "mail_user"},
+	{(*checker).master, []string{"listen", "first_valid_uid", "last_valid_uid", "first_valid_gid", "last_valid_gid",
 		"default_login_user", "default_internal_user", "default_internal_group", "protocols", "base_dir",
-		"default_process_limit", "default_client_limit", "default_vsz_limit", "default_idle_kill", "service"}},
-	workarounds("pop3", 1, "outlook-no-nuls", "oe-ns-eoh"),
+		"default_process_limit", "default_client_limit", "default_vsz_limit", "default_idle_kill", "service"}, "master"},
+	{(*checker).pop3, []string{"pop3_client_workarounds", "pop3_deleted_flag", "pop3_delete_type"}, "pop3"},
+	{(*checker).pop3c, []string{"pop3c_features"}, "pop3c"},
+	{(*checker).stats, []string{"event_exporter", "metric"}, "stats"},
 	// The same check in the login and in the worker group.
-	workarounds("submission", 2, "whitespace-before-path", "mailbox-for-path", "implicit-auth-external", "exotic-backend"),
+	{(*checker).submission, []string{"submission_client_workarounds"}, "submission_login"},
+	{(*checker).submission, []string{"submission_client_workarounds"}, "submission"},
 }
 
 // touched says whether one of the filters in v sets something that the group reads.
@@ -61,32 +77,68 @@ func (g *group) touched(v *View) bool {
 	return false
 }
 
-// check runs all checks on what has been read.
+// checks says whether a group is to be checked at all.
+func (p *parser) checks(g *group) bool { return p.opt.Only.HasRoot(g.root) }
+
+// checkView runs all groups on v. global are the remarks of the global settings, for the
+// groups that v does not touch; nil checks all.
+func (p *parser) checkView(v *View, global []Remark) []Remark {
+	var out []Remark
+	for i := range groups {
+		g := &groups[i]
+		switch {
+		case !p.checks(g):
+		case global != nil && !g.touched(v):
+			for _, r := range global {
+				if r.group == i {
+					out = append(out, r)
+				}
+			}
+		default:
+			c := checker{p: p, v: v, group: g}
+			g.run(&c)
+			for _, r := range c.remarks {
+				r.group = i
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+// check runs all checks on what has been read. What Dovecot says of them while it reads
+// the files, up to the first failure, goes to Config.Checked.
 func (p *parser) check() {
-	seen := map[string]bool{}
+	stopped := len(p.cfg.Checked) > 0 // for a missing brace
+	say := func(r Remark) {
+		if !stopped && !(r.Once && slices.Contains(p.cfg.Checked, r)) {
+			p.cfg.Checked = append(p.cfg.Checked, r)
+			stopped = r.Level == "Error"
+		}
+	}
+	global := []Remark{}
+	conflicts := map[string]bool{}
 	sslSaid := false
 	for i, s := range append([]*Scope{p.cfg.Root}, p.cfg.Filters...) {
 		v, err := p.cfg.view(s.Match.request())
 		if err != nil {
 			conflict := err.(*ConflictError)
-			if !seen[err.Error()] {
-				seen[err.Error()] = true
-				p.atEnd(conflict.At, p.cfg.Path, err.Error(), "Two filters match the same client, neither is inside the other, and both set it.")
+			if !conflicts[err.Error()] {
+				conflicts[err.Error()] = true
+				p.atEnd(conflict.At, err.Error(), "Two filters match the same client, neither is inside the other, and both set it.")
 			}
+			say(Remark{Level: "Error", Text: err.Error()})
 			continue
 		}
-		if !sslSaid && i > 0 {
-			sslSaid = p.sslOff(s)
+		if text := p.sslOff(s); i > 0 && !sslSaid && text != "" {
+			sslSaid = true
+			say(Remark{Level: "Warning", Text: text})
 		}
-		for g := range groups {
-			if i > 0 && !groups[g].touched(v) {
-				continue
-			}
-			if !p.checks(&groups[g]) {
-				continue
-			}
-			c := checker{p: p, v: v, global: i == 0, group: &groups[g]}
-			groups[g].run(&c)
+		if i == 0 {
+			global = append(global, p.checkView(v, nil)...)
+		}
+		for _, r := range p.checkView(v, global) {
+			say(r)
 		}
 	}
 	if p.opt.Own {
@@ -94,33 +146,40 @@ func (p *parser) check() {
 	}
 }
 
+// Checks runs the checks on one client's settings, as doveconf does before it prints them.
+// It returns what doveconf says then, in order; of each group at most one is an error.
+func (v *View) Checks(opt Options) []Remark {
+	p := newParser(v.cfg.Path, opt)
+	p.cfg, p.schema = v.cfg, v.cfg.schema
+	return p.checkView(v, nil)
+}
+
+// Root is the group of settings that r is about (all.Selection).
+func (r Remark) Root() string { return groups[r.group].root }
+
 // sslOff is clause C10.12: it looks at what the filter itself sets.
-func (p *parser) sslOff(s *Scope) bool {
+func (p *parser) sslOff(s *Scope) string {
 	global, ok := p.cfg.Root.Get("ssl")
 	own, set := s.Get("ssl")
 	if !ok || global.Value != "no" || !set || own.Value == "no" {
-		return false
+		return ""
 	}
 	text := fmt.Sprintf("SSL is disabled because global ssl=no, ignoring ssl=%s for subsection", own.Value)
-	p.warn(own.Last.Range, text, text, "")
-	return true
+	if !p.said(text, own.Last.Range.Range) {
+		p.checkWarn(own.Last.Range, text, "")
+	}
+	return text
 }
 
 // fail notes a failed check at r, or nowhere if that is the zero Range. The same failure
 // in another filter is not noted again.
 func (c *checker) fail(r hcl.Range, text, detail string) {
-	if c.p.said(text, r) {
-		return
+	if !c.failed {
+		c.failed = true
+		c.remarks = append(c.remarks, Remark{Level: "Error", Text: text})
 	}
-	rep := c.p.atEnd(Range{Range: r, Line: r.End.Line}, c.p.cfg.Path, text, detail)
-	rep.Group = c.group.reads[len(c.group.reads)-1]
-	if c.failed {
-		rep.Text = ""
-		return
-	}
-	c.failed = true
-	if c.global {
-		rep.Global = c.group.copies
+	if !c.p.said(text, r) {
+		c.p.atEnd(Range{Range: r, Line: r.End.Line}, text, detail)
 	}
 }
 
@@ -141,6 +200,13 @@ func (c *checker) logging() {
 	if f := c.v.Value("syslog_facility"); !slices.Contains(facilities, f) {
 		c.fail(c.v.Range("syslog_facility"), "Unknown syslog_facility: "+f, "One of "+strings.Join(facilities, ", ")+".")
 	}
+	for _, name := range []string{"log_debug", "log_core_filter", "process_shutdown_filter"} {
+		if v := c.v.Value(name); v != "" {
+			if bad := eventFilter(v, false); bad != "" {
+				c.fail(c.v.Range(name), fmt.Sprintf("Invalid %s: event filter: %s", name, bad), eventFilterHelp)
+			}
+		}
+	}
 }
 
 func (c *checker) ssl() {
@@ -148,8 +214,11 @@ func (c *checker) ssl() {
 		c.fail(c.v.Range("ssl_verify_client_cert"), "ssl_verify_client_cert set, but ssl_ca not",
 			"`ssl_ca = <file` names the authorities that sign the clients' certificates.")
 	}
-	for _, w := range words(c.v.Value("ssl_options")) {
-		if w != "compression" && w != "no_compression" && w != "no_ticket" {
+	if c.v.Value("ssl") == "no" {
+		return
+	}
+	for _, w := range split(c.v.Value("ssl_options"), " ,") {
+		if !slices.Contains([]string{"compression", "no_compression", "no_ticket"}, strings.ToLower(w)) {
 			c.fail(c.v.Range("ssl_options"), fmt.Sprintf("ssl_options: unknown flag: '%s'", w), "The flags are compression and no_ticket.")
 		}
 	}
@@ -169,8 +238,16 @@ func (c *checker) auth() {
 	} else if !slices.Contains([]string{"no", "plain", "sha1", "yes"}, word) {
 		c.fail(v.Range("auth_verbose_passwords"), "auth_verbose_passwords: Invalid value", "`no`, `plain`, `sha1` or `yes`, the last three perhaps with a colon and a number.")
 	}
-	if v.Value("auth_policy_server_url") != "" && v.Value("auth_policy_hash_nonce") == "" {
-		c.fail(v.Range("auth_policy_server_url"), "auth_policy_hash_nonce must be set when policy server is used", "")
+	if v.Value("auth_policy_server_url") != "" {
+		bits := hashBits[v.Value("auth_policy_hash_mech")]
+		switch truncate := number(v.Value("auth_policy_hash_truncate")); {
+		case v.Value("auth_policy_hash_nonce") == "":
+			c.fail(v.Range("auth_policy_server_url"), "auth_policy_hash_nonce must be set when policy server is used", "")
+		case bits == 0:
+			c.fail(v.Range("auth_policy_hash_mech"), "invalid auth_policy_hash_mech given", "A hash such as sha256.")
+		case truncate >= bits:
+			c.fail(v.Range("auth_policy_hash_truncate"), fmt.Sprintf("policy_hash_truncate is not smaller than digest size (%d >= %d)", truncate, bits), "0 is the whole hash.")
+		}
 	}
 	for _, typ := range []string{"passdb", "userdb"} {
 		for _, s := range v.list(typ) {
@@ -181,26 +258,6 @@ func (c *checker) auth() {
 			}
 		}
 	}
-}
-
-func (c *checker) mail() {
-	if dir := c.v.Value("mail_plugin_dir"); c.v.Value("mail_plugins") != "" {
-		if err := unix.Access(dir, unix.R_OK|unix.X_OK); err != nil {
-			c.fail(c.v.Range("mail_plugin_dir"), fmt.Sprintf("mail_plugin_dir: access(%s) failed: %s", dir, reason(err)), "It is looked at because mail_plugins is set.")
-		}
-	}
-}
-
-// workarounds checks PROTOCOL_client_workarounds.
-func workarounds(protocol string, copies int, right ...string) group {
-	name := protocol + "_client_workarounds"
-	return group{copies: copies, reads: []string{name}, run: func(c *checker) {
-		for _, w := range words(c.v.Value(name)) {
-			if !slices.Contains(right, strings.ToLower(w)) {
-				c.fail(c.v.Range(name), name+": Unknown workaround: "+w, "One of "+strings.Join(right, ", ")+".")
-			}
-		}
-	}}
 }
 
 // master checks what the master process reads.
@@ -226,11 +283,9 @@ func (c *checker) master() {
 	for _, s := range services {
 		known[s.Protocol] = true
 	}
-	if v.Value("protocols") != "none" {
-		for _, w := range v.Protocols() {
-			if !known[w] {
-				c.fail(v.Range("protocols"), "protocols: Unknown protocol: "+w, "Protocols are separated by blanks; each needs a service with `protocol = name`.")
-			}
+	for _, w := range v.Protocols() {
+		if !known[w] {
+			c.fail(v.Range("protocols"), "protocols: Unknown protocol: "+w, "Protocols are separated by blanks; each needs a service with `protocol = name`.")
 		}
 	}
 	c.services(services)
@@ -299,12 +354,7 @@ func (c *checker) services(services []Service) {
 				if rest, below := strings.CutPrefix(path, base+"/"); below {
 					// Dovecot says unix_listener of fifos, too.
 					text := "You should remove base_dir prefix from unix_listener: " + path
-					if !c.p.said(text, l.Range) {
-						c.warn(Range{Range: l.Range, Line: l.Range.End.Line}, text, text, "Write `"+rest+"`.")
-						if rep := c.p.diags[len(c.p.diags)-1].Extra.(*Report); rep.Text != "" {
-							rep.Global = 1
-						}
-					}
+					c.warn(Range{Range: l.Range, Line: l.Range.End.Line}, Remark{Text: text}, text, "Write `"+rest+"`.")
 				} else if path[0] != '/' {
 					path = base + "/" + path
 				}
@@ -326,10 +376,12 @@ func (c *checker) services(services []Service) {
 }
 
 // warn is a warning of a check. After a failure in its group it is not Dovecot's.
-func (c *checker) warn(r Range, full, text, detail string) {
-	c.p.warn(r, full, text, detail)
-	if rep, ok := c.p.diags[len(c.p.diags)-1].Extra.(*Report); ok && c.failed {
-		rep.Text = ""
+func (c *checker) warn(at Range, r Remark, text, detail string) {
+	if r.Level = "Warning"; !c.failed {
+		c.remarks = append(c.remarks, r)
+	}
+	if !c.p.said(text, at.Range) {
+		c.p.checkWarn(at, text, detail)
 	}
 }
 
@@ -351,7 +403,7 @@ func (c *checker) service(s Service) {
 	if s.ProcessLimit > 1 && slices.Contains(single, s.Name) {
 		fail("process_limit", "process_limit must be 1", "")
 	}
-	if s.VSZLimit < minVSZ && s.VSZLimit != 0 {
+	if own := parseSize(reader{c.v, s.block}.str("vsz_limit")); own < minVSZ && own != 0 {
 		fail("vsz_limit", "vsz_limit is too low", "At least 1M; 0 is no limit.")
 	}
 }
@@ -378,23 +430,14 @@ func (c *checker) limits(services []Service, auth, anvil load) {
 			continue
 		}
 		start := fmt.Sprintf("service %s { client_limit=%d } is lower than required under max. load", s.Name, s.ClientLimit)
-		if uint64(s.ClientLimit) >= l.sum || c.p.warned(start) {
+		if uint64(s.ClientLimit) >= l.sum {
 			continue
 		}
 		at := s.At("client_limit")
-		c.warn(Range{Range: at, Line: at.End.Line}, fmt.Sprintf("%s (%d). %s: %s", start, l.sum, counted, strings.Join(l.parts, " + ")),
-			fmt.Sprintf("%s (%d)", start, l.sum), counted+": "+strings.Join(l.parts, " + "))
+		all := strings.Join(l.parts, " + ")
+		c.warn(Range{Range: at, Line: at.End.Line}, Remark{Text: fmt.Sprintf("%s (%d). %s: %s", start, l.sum, counted, all), Once: true},
+			fmt.Sprintf("%s (%d)", start, l.sum), counted+": "+all)
 	}
-}
-
-// warned says whether a warning that begins with this has been given.
-func (p *parser) warned(start string) bool {
-	for _, d := range p.diags {
-		if strings.HasPrefix(d.Summary, start) {
-			return true
-		}
-	}
-	return false
 }
 
 func number(s string) uint64 {

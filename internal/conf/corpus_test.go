@@ -11,37 +11,40 @@ import (
 )
 
 // stderr is what doveconf -n would write to standard error, with its exit status.
-func stderr(diags hcl.Diagnostics) string {
+func stderr(c *Config, diags hcl.Diagnostics, opt Options) string {
 	var b strings.Builder
 	say := func(level, text string) { fmt.Fprintf(&b, "doveconf: %s: %s\n", level, text) }
-	var last string
-	var again strings.Builder
 	for _, d := range diags {
 		r := d.Extra.(*Report)
-		if r.Text == "" && r.Global == 0 {
+		if r.Text == "" || r.AtEnd {
 			continue
 		}
-		if d.Severity == hcl.DiagError && !r.AtEnd {
-			say("Fatal", r.Text)
+		say(r.Level, r.Text)
+		if d.Severity == hcl.DiagError {
 			return b.String() + "exit: 89\n"
 		}
-		if !r.AtEnd {
-			say(r.Level, r.Text)
-			for range r.Global {
-				fmt.Fprintf(&again, "doveconf: %s: %s\n", r.Level, r.Text)
+	}
+	once := map[string]bool{}
+	fatal := ""
+	for _, r := range c.Checked {
+		if r.Level == "Error" {
+			fatal = fmt.Sprintf("Error in configuration file %s: %s", c.Path, r.Text)
+			break
+		}
+		say(r.Level, r.Text)
+		once[r.Text] = r.Once
+	}
+	if v, err := c.View(Filter{}); err == nil {
+		for _, level := range []string{"Warning", "Error"} {
+			for _, r := range v.Checks(opt) {
+				if r.Level == level && !once[r.Text] {
+					say(r.Level, r.Text)
+				}
 			}
-			continue
-		}
-		for range r.Global {
-			fmt.Fprintf(&again, "doveconf: Error: %s\n", d.Summary)
-		}
-		if last == "" {
-			last = r.Text
 		}
 	}
-	b.WriteString(again.String())
-	if last != "" {
-		say("Fatal", last)
+	if fatal != "" {
+		say("Fatal", fatal)
 		return b.String() + "exit: 89\n"
 	}
 	return b.String() + "exit: 0\n"
@@ -72,7 +75,7 @@ func TestCorpus(t *testing.T) {
 			if a, err := os.ReadFile(base + ".a.expected"); err == nil && !diags.HasErrors() {
 				compareValues(t, dir+"/"+base, c, string(a))
 			}
-			if got := stderr(diags); got != string(want) {
+			if got := stderr(c, diags, Options{}); got != string(want) {
 				bad++
 				t.Errorf("%s/%s:\n--- got\n%s--- want\n%s", dir, base, got, want)
 			}

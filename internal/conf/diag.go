@@ -18,11 +18,6 @@ type Report struct {
 	AtEnd bool
 	// Only: it has no meaning outside doveconf's output; Write leaves it out.
 	Only bool
-	// Global: a check of C16 that fails for the global settings, not just in a filter; the
-	// number is how often doveconf -n prints it as an Error line (clause C16.1).
-	Global int
-	// Group is, of a check of C16, a setting or section of the group that failed.
-	Group string
 }
 
 // Text returns the line with which Dovecot's doveconf would report d, without its level,
@@ -83,9 +78,15 @@ func (p *problems) warn(r Range, full, text, detail string) {
 	})
 }
 
-// atEnd is an error that Dovecot finds after parsing (clause C15.3).
-func (p *problems) atEnd(r Range, mainFile, text, detail string) *Report {
-	rep := &Report{Level: "Fatal", AtEnd: true, Text: fmt.Sprintf("Error in configuration file %s: %s", mainFile, text)}
+// atEnd is an error that Dovecot finds after reading everything (clause C15.3). Which of
+// them it says stands in Config.Checked.
+func (p *problems) atEnd(r Range, text, detail string) *Report {
+	rep := &Report{Level: "Fatal", AtEnd: true}
 	p.add(&hcl.Diagnostic{Severity: hcl.DiagError, Summary: text, Detail: detail, Subject: subject(r), Extra: rep})
 	return rep
+}
+
+// checkWarn is a warning of a check.
+func (p *problems) checkWarn(r Range, text, detail string) {
+	p.add(&hcl.Diagnostic{Severity: hcl.DiagWarning, Summary: text, Detail: detail, Subject: subject(r), Extra: &Report{Level: "Warning", AtEnd: true}})
 }

@@ -43,7 +43,7 @@ func TestAgainstDoveconf(t *testing.T) {
 			}
 			c, diags := Load("main.conf", Options{Expand: x, Env: env})
 			_, errs, status := run(doveconf, args...)
-			if got, want := stderr(diags), errs+status; got != want {
+			if got, want := stderr(c, diags, Options{Expand: x, Env: env}), errs+status; got != want {
 				text, _ := os.ReadFile("main.conf")
 				t.Fatalf("round %d, expand %v:\n--- got\n%s--- want\n%s--- main.conf\n%s", i, x, got, want, text)
 			}

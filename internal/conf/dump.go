@@ -3,8 +3,6 @@ package conf
 import (
 	"io"
 	"slices"
-
-	"github.com/hashicorp/hcl/v2"
 )
 
 // What those need who print a whole configuration.
@@ -20,30 +18,12 @@ func (c *Config) Sorted() []*Scope {
 	return out
 }
 
-// Merged returns the filters that are in v, the most specific first, and the root.
+// Merged returns the root and the filters that are in v, the most specific first. A filter
+// that asks for nothing, as local 0.0.0.0/0, comes after the root.
 func (v *View) Merged() []*Scope {
-	out := slices.Clone(v.matched)
+	out := append([]*Scope{v.cfg.Root}, v.matched...)
 	slices.SortStableFunc(out, func(a, b *Scope) int { return a.Match.compare(b.Match) })
-	return append(out, v.cfg.Root)
-}
-
-// Check runs the checks of clause C16 on one client's settings, as Load does on the global
-// ones.
-func (v *View) Check(opt Options) hcl.Diagnostics {
-	p := newParser(v.cfg.Path, opt)
-	p.cfg, p.schema = v.cfg, v.cfg.schema
-	for g := range groups {
-		if p.checks(&groups[g]) {
-			c := checker{p: p, v: v, global: true, group: &groups[g]}
-			groups[g].run(&c)
-		}
-	}
-	return p.diags
-}
-
-// checks says whether a group is to be checked at all.
-func (p *parser) checks(g *group) bool {
-	return p.opt.Only == nil || p.opt.Only(g.reads[len(g.reads)-1])
+	return out
 }
 
 // Matches says whether settings in a filter with m apply to the client f.

@@ -186,13 +186,15 @@ func (x *lexer) classify(s string) line {
 			l.key, l.quotedKey, i = key, true, n
 		}
 	}
+	glued := i < len(s) && s[i] == '='
 	i = x.skipBlanks(s, i)
 	l.valueAt = i
-	switch l.key {
-	case "!include":
+	switch {
+	case glued: // `!include=x` is a setting
+	case l.key == "!include":
 		l.kind, l.value = lineInclude, s[i:]
 		return l
-	case "!include_try":
+	case l.key == "!include_try":
 		l.kind, l.value = lineIncludeTry, s[i:]
 		return l
 	}

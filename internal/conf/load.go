@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+
+	"dovetail/internal/conf/settings/all"
 )
 
 // Options say how to load. The zero Options are doveconf's without -x.
@@ -23,9 +25,9 @@ type Options struct {
 	Own bool
 	// NoChecks leaves out the checks of whole configurations (clause C16, and Own).
 	NoChecks bool
-	// Only, if not nil, says for which settings and types of sections outside of sections
-	// <files are read and checks run (doveconf -m); nil is all.
-	Only func(name string) bool
+	// Only, if not nil, are the settings for which <files are read and checks run (doveconf
+	// -m). The files of others are taken for empty.
+	Only *all.Selection
 	// IgnoreUnknown passes over settings and sections that 2.4 does not know (doveconf -U).
 	IgnoreUnknown bool
 	// Resolve finds the address of a host name in local and remote; nil asks the system,
@@ -171,10 +173,10 @@ func (p *parser) run() {
 		p.lostLine()
 	}
 	if f := p.top(); len(p.open) > 1 {
-		rep := p.atEnd(f.at, p.cfg.Path, fmt.Sprintf("Missing '}' (section started at %s:%d)", f.file, f.at.Line),
-			"Every section ends with a line that has nothing but `}`.")
-		if f.auth != authNone {
-			rep.Text = "" // Dovecot does not notice
+		text := fmt.Sprintf("Missing '}' (section started at %s:%d)", f.file, f.at.Line)
+		p.atEnd(f.at, text, "Every section ends with a line that has nothing but `}`.")
+		if f.auth == authNone { // Dovecot does not notice those
+			p.cfg.Checked = append(p.cfg.Checked, Remark{Level: "Error", Text: text})
 		}
 	}
 }

@@ -50,6 +50,8 @@ type Filter struct {
 	LocalIP   netip.Addr
 	RemoteIP  netip.Addr
 	LocalName string // TLS server name
+	// EmptyService and EmptyName: it is known, and empty.
+	EmptyService, EmptyName bool
 }
 
 // request is a Filter as filters are compared with it. Load-time checks make one from a
@@ -61,10 +63,10 @@ type request struct {
 
 func (f Filter) request() request {
 	r := request{local: f.LocalIP.Unmap(), remote: f.RemoteIP.Unmap()}
-	if f.Service != "" {
+	if f.Service != "" || f.EmptyService {
 		r.service = &f.Service
 	}
-	if f.LocalName != "" {
+	if f.LocalName != "" || f.EmptyName {
 		r.localName = &f.LocalName
 	}
 	return r

@@ -108,7 +108,8 @@ func (p *parser) obsoleteLine(l *line) bool {
 		return p.obsoleteHead(f, l)
 	case l.kind != lineSet || l.form != Plain:
 		return false
-	case f.block != nil && f.block.Kind == Map && f.block.Type == "plugin" && l.key == "imap_zlib_compress_level":
+	case f.block != nil && f.block.Kind == Map && f.prefix == "plugin/0/" && l.key == "imap_zlib_compress_level":
+		// Dovecot knows it only in a plugin section that is the first section of all.
 		const now = "imap_compress_deflate_level"
 		p.noteObsolete("%s has been replaced by %s", l.key, now)
 		p.become(f, now, l.value, l)
@@ -296,13 +297,18 @@ var obsoleteSpecial = map[string]func(*parser, *frame, *line) bool{
 		return true
 	},
 	"imap_client_workarounds": func(p *parser, f *frame, l *line) bool {
-		value := l.value
-		for _, old := range [][2]string{{"outlook-idle", "is no longer necessary"}, {"netscape-eoh", "is no longer supported"}} {
-			if i := strings.Index(value, old[0]); i >= 0 {
-				p.noteObsolete("imap_client_workarounds=%s %s", old[0], old[1])
-				value = value[:i] + value[i+len(old[0]):]
+		words := split(l.value, " ,")
+		for i, w := range words {
+			switch w {
+			case "outlook-idle":
+				p.noteObsolete("imap_client_workarounds=outlook-idle is no longer necessary")
+				words[i] = ""
+			case "netscape-eoh":
+				p.noteObsolete("imap_client_workarounds=netscape-eoh is no longer supported")
+				words[i] = ""
 			}
 		}
+		value := strings.Join(words, " ")
 		if value == l.value {
 			return false
 		}

@@ -10,6 +10,9 @@ import (
 // Settings that are ours alone begin with dovetail_. Under Dovecot they stand in plugin
 // { }; standalone takes them at the root, too.
 
+// OwnPrefix begins the names of these settings.
+const OwnPrefix = "dovetail_"
+
 // Own are these settings.
 var Own = []settings.Setting{
 	{Name: "dovetail_log_format", Type: settings.Enum, Enum: []string{"text", "json"}, Default: "text"},
@@ -20,7 +23,7 @@ type withOwn struct{ Schema }
 
 // Setting is part of Schema.
 func (w withOwn) Setting(path string) (Known, bool) {
-	if strings.HasPrefix(path, "dovetail_") {
+	if strings.HasPrefix(path, OwnPrefix) {
 		for _, s := range Own {
 			if s.Name == path {
 				return Known{Default: s.Default, Type: s.Type, Enum: s.Enum, Normalise: s.Normalise}, true
@@ -41,13 +44,4 @@ func (w withOwn) Settings(path string) []string {
 		names = append(names, s.Name)
 	}
 	return names
-}
-
-// Module is part of Schema: our settings are in every module.
-func (w withOwn) Module(name string) map[string]bool {
-	out := w.Schema.Module(name)
-	for _, s := range Own {
-		out[s.Name] = true
-	}
-	return out
 }

@@ -1,6 +1,9 @@
 package conf
 
-import "dovetail/internal/conf/settings"
+import (
+	"dovetail/internal/conf/settings"
+	"dovetail/internal/conf/settings/all"
+)
 
 // A Schema says which settings and sections there are. The paths it takes are types and
 // a name joined by '/', without the names of sections: "listen", "service/client_limit",
@@ -19,9 +22,9 @@ type Schema interface {
 	Settings(path string) []string
 	// Sections are the types of sections in the section path, for suggestions.
 	Sections(path string) []string
-	// Module are the settings and types of sections at the root that the config service
-	// sends for a module, with those of the modules it depends on, and the common ones.
-	Module(name string) map[string]bool
+	// Select are the settings and types of sections at the root that the config service
+	// sends for modules, with those of the modules they depend on, and the common ones.
+	Select(modules ...string) *all.Selection
 }
 
 // Known is what the language needs to know of a setting.

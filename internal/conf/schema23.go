@@ -82,30 +82,5 @@ func (t *table) names(path string, sections bool) []string {
 	return out
 }
 
-// Module is part of Schema.
-func (t *table) Module(name string) map[string]bool {
-	out := t.rows.Module(name)
-	for _, l := range moduleSections {
-		if out[l.with] {
-			for _, typ := range l.types {
-				out[typ] = true
-			}
-		}
-	}
-	if out["submission_client_workarounds"] {
-		out["submission_backend_capabilities"] = true // no default, so doveconf lists it nowhere
-	}
-	return out
-}
-
-// moduleSections are the types of sections of modules, by a setting that such a module has.
-var moduleSections = []struct {
-	with  string
-	types []string
-}{
-	{"auth_mechanisms", []string{"passdb", "userdb"}},
-	{"mail_location", []string{"namespace", "plugin"}},
-	{"protocols", []string{"service"}},
-	{"dict_db_config", []string{"dict"}},
-	{"stats_http_rawlog_dir", []string{"metric", "event_exporter"}},
-}
+// Select is part of Schema.
+func (t *table) Select(modules ...string) *all.Selection { return t.rows.Select(modules...) }

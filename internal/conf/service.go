@@ -222,7 +222,13 @@ func (v *View) inet(b *Block) InetListener {
 }
 
 // Protocols returns the words of `protocols`.
-func (v *View) Protocols() []string { return strings.Fields(v.Value("protocols")) }
+func (v *View) Protocols() []string {
+	list := split(v.Value("protocols"), " ")
+	if len(list) == 1 && list[0] == "none" {
+		return nil
+	}
+	return list
+}
 
 // Enabled says whether the service runs: it has no protocol, or one of `protocols`.
 func (v *View) Enabled(s Service) bool {

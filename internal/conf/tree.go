@@ -13,6 +13,9 @@ type Config struct {
 	Files   []*File  // every file that was read, in the order of opening; Files[0] is the main file
 	Root    *Scope   // what stands outside every filter
 	Filters []*Scope // one for each different filter, in the order of first appearance
+	// Checked is what Dovecot says of its checks when it reads the files: warnings, and at the
+	// end perhaps an error, which is its last word (clause C16.1).
+	Checked []Remark
 
 	schema Schema
 	index  index
@@ -52,6 +55,7 @@ type Block struct {
 	// are not filters) if it has none. Empty for maps.
 	ID      string
 	Unnamed bool // the head has no name
+	Listed  bool // a line `passdb = 0` made it
 	// Name is the value of the type's key field (Schema.Section): the name in the head,
 	// until `name =` or `path =` inside replaces it (clause C8.3).
 	Name      string

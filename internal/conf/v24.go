@@ -21,6 +21,8 @@ type Config24 struct {
 	Root    *Node
 	// Builtin are the blocks and list entries that are there without a file.
 	Builtin *Node
+	// Checked are the errors of Dovecot's checks, in its order; the first one is its last word.
+	Checked []Remark
 
 	table *all.Table24
 }

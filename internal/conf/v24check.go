@@ -53,15 +53,13 @@ func (c *checker24) fail(name string, copies int, text, detail string) {
 	if c.q.said(text, at) {
 		return
 	}
-	rep := c.q.atEnd(Range{Range: at, Line: at.End.Line}, c.q.c.Path, text, detail)
-	rep.Group = name
+	c.q.atEnd(Range{Range: at, Line: at.End.Line}, text, detail)
 	if *c.failed {
-		rep.Text = ""
 		return
 	}
 	*c.failed = true
-	if c.global {
-		rep.Global = copies
+	for range copies {
+		c.q.c.Checked = append(c.q.c.Checked, Remark{Level: "Error", Text: text})
 	}
 }
 

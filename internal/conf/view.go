@@ -64,9 +64,7 @@ func (c *Config) view(r request) (*View, error) {
 		v.root = c.Root.Block
 		return v, nil
 	}
-	match = slices.Clone(match)
-	slices.SortStableFunc(match, func(a, b *Scope) int { return a.Match.compare(b.Match) })
-	match = append(match, c.Root)
+	match = v.Merged()
 	v.root = match[0].clone()
 	for i, s := range match[1:] {
 		strict := !s.Match.weaker(match[i].Match)

@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -42,6 +44,7 @@ func installed(t *testing.T) string {
 func real(t *testing.T, path string, c testCase, args ...string) (stdout, stderr string, status int, ok bool) {
 	t.Helper()
 	cmd := exec.Command(path, args...)
+	cmd.Args[0] = "doveconf" // getopt names it
 	cmd.Dir = c.dir
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/nonexistent", "LANG=C.UTF-8"}
 	for k, v := range c.env {
@@ -93,6 +96,91 @@ func (v *verdict) compare(t *testing.T, doveconf string, c testCase, args ...str
 		return true
 	}
 	t.Errorf("doveconf %s\n%s", strings.Join(args, " "), diff(want, got))
+	return false
+}
+
+// A job is one comparison; where says what to look at when it fails.
+type job struct {
+	testCase
+	args  []string
+	where string
+}
+
+// show is the text of the files, if -v asks for it.
+func (j job) show() string {
+	if !testing.Verbose() {
+		return ""
+	}
+	var b strings.Builder
+	_ = filepath.WalkDir(j.dir, func(path string, d os.DirEntry, err error) error {
+		if text, err := os.ReadFile(path); err == nil {
+			fmt.Fprintf(&b, "--- %s\n%s\n", strings.TrimPrefix(path, j.dir+"/"), text)
+		}
+		return err
+	})
+	return b.String()
+}
+
+// said is what a program said.
+type said struct {
+	out, err string
+	status   int
+	ok       bool // it did not crash
+}
+
+// all compares many command lines. The installed program runs beside ours.
+func (v *verdict) all(t *testing.T, doveconf string, jobs []job) {
+	t.Helper()
+	wants := make([]said, len(jobs))
+	next := make(chan int)
+	ready := make([]chan struct{}, len(jobs))
+	for i := range ready {
+		ready[i] = make(chan struct{})
+	}
+	var wg sync.WaitGroup
+	for range max(runtime.GOMAXPROCS(0), 2) {
+		wg.Go(func() { // ends when next is closed
+			for i := range next {
+				w := &wants[i]
+				w.out, w.err, w.status, w.ok = real(t, doveconf, jobs[i].testCase, jobs[i].args...)
+				close(ready[i])
+			}
+		})
+	}
+	go func() { // ends when all are given out
+		for i := range jobs {
+			next <- i
+		}
+		close(next)
+	}()
+	for i, j := range jobs {
+		var got said
+		got.out, got.err, got.status = j.lite(t, j.args...)
+		<-ready[i]
+		if !v.same(t, j, got, wants[i]) && j.where != "" {
+			t.Errorf("%s\n%s", j.where, j.show())
+		}
+	}
+	wg.Wait()
+}
+
+// same compares what was said.
+func (v *verdict) same(t *testing.T, j job, got, want said) bool {
+	t.Helper()
+	if !want.ok {
+		v.crashed++
+		return true
+	}
+	if got.out != want.out && lostBrace(got.out, want.out) {
+		v.braces++
+		got.out = want.out
+	}
+	a, b := want.out+"--- stderr\n"+want.err+exit(want.status), got.out+"--- stderr\n"+got.err+exit(got.status)
+	if a == b {
+		v.equal++
+		return true
+	}
+	t.Errorf("doveconf %s\n%s", strings.Join(j.args, " "), diff(a, b))
 	return false
 }
 

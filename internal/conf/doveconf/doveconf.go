@@ -45,7 +45,7 @@ func Main(args []string, env Env) int {
 			return 0
 		}
 	}
-	r := run24{run: run{env: env, out: output{w: env.Stdout, terminal: env.Terminal}}}
+	r := run24{run: run{env: env, out: output{w: env.Stdout, terminal: env.Terminal}, warned: map[string]bool{}}}
 	dialect, args, err := chooseDialect(args, env)
 	switch {
 	case err != nil:
@@ -119,6 +119,8 @@ type run struct {
 	opt conf.Options // as the configuration was loaded with
 	// later: the dialect is that of 2.4.
 	later bool
+	// warned are the warnings of checks that have been said and are not repeated.
+	warned map[string]bool
 }
 
 func (r *run) say(level, text string) {
@@ -141,8 +143,8 @@ func (r *run) run(args []string) error {
 	if o.hash {
 		return r.hostHashes(o.names)
 	}
-	if o.command {
-		if len(o.names) == 0 {
+	if o.command != nil {
+		if len(o.command) == 0 {
 			return fatal("Missing command for -e")
 		}
 		return fatal("-e is not supported")
@@ -158,17 +160,20 @@ func (r *run) run(args []string) error {
 		r.out.flush()
 	}
 	c, diags, table := r.load()
-	rest, err := r.report(diags)
-	if err != nil {
+	if err := r.report(diags); err != nil {
 		return err
+	}
+	last := r.checked(c.Checked)
+	if len(o.names) > 0 && o.scope == visible {
+		o.scope = full
 	}
 	switch {
 	case o.simple:
-		return r.simple(c, table, rest)
+		return r.simple(c, table, last)
 	case len(o.names) > 0:
-		return r.queries(c, table, rest)
+		return r.queries(c, table)
 	}
-	return r.dump(c, table, rest)
+	return r.dump(c, table, last)
 }
 
 // load reads the configuration, with the settings of the managesieve plug-in if it is
@@ -176,8 +181,8 @@ func (r *run) run(args []string) error {
 func (r *run) load() (*conf.Config, hcl.Diagnostics, *all.Table) {
 	o := &r.o
 	r.opt = conf.Options{Expand: o.expand, Env: r.env.LookupEnv}
-	if only := moduleNames(all.V23Sieve(), o.modules); only != nil && !o.everything {
-		r.opt.Only = func(name string) bool { return only[name] }
+	if !o.everything {
+		r.opt.Only = selection(all.V23Sieve(), o.modules)
 	}
 	if o.defaults {
 		return conf.Defaults(r.opt), nil, all.V23()
@@ -204,117 +209,102 @@ func wantsSieve(diags hcl.Diagnostics) bool {
 	return false
 }
 
-// pending is what is said after the dump (clause C16.1).
-type pending struct {
-	group string   // of the check that fails
-	lines []string // "Error: TEXT" and repeated warnings
-	fatal error
-}
-
-// report says the warnings and the first error as far as Dovecot says them at once; the
-// error is returned. The rest comes after the output.
-func (r *run) report(diags hcl.Diagnostics) (pending, error) {
-	var p pending
+// report says the warnings of lines and the first error, as far as Dovecot says them; the
+// error is returned.
+func (r *run) report(diags hcl.Diagnostics) error {
 	for _, d := range diags {
 		rep, ok := d.Extra.(*conf.Report)
 		if !ok || rep.Text == "" || rep.AtEnd {
 			continue
 		}
 		if d.Severity == hcl.DiagError {
-			return p, errors.New(rep.Text)
+			return errors.New(rep.Text)
 		}
 		r.say(rep.Level, rep.Text)
 	}
-	p.collect(diags)
-	return p, nil
+	return nil
 }
 
-// collect takes what is said after the dump from the results of checks.
-func (p *pending) collect(diags hcl.Diagnostics) {
-	for _, d := range diags {
-		rep, ok := d.Extra.(*conf.Report)
-		if !ok {
-			continue
+// checked says the warnings of the checks, and returns the error that is said last.
+func (r *run) checked(remarks []conf.Remark) error {
+	for _, m := range remarks {
+		if m.Level == "Error" {
+			return fatalf("Error in configuration file %s: %s", r.o.file, m.Text)
 		}
-		for range rep.Global {
-			if rep.AtEnd {
-				p.lines = append(p.lines, "Error: "+d.Summary)
-			} else {
-				p.lines = append(p.lines, rep.Level+": "+rep.Text)
+		r.say(m.Level, m.Text)
+		r.warned[m.Text] = r.warned[m.Text] || m.Once
+	}
+	return nil
+}
+
+// recheck makes the checks anew on what is printed. It says the warnings and returns the
+// errors.
+func (r *run) recheck(v *conf.View, only *all.Selection) []conf.Remark {
+	opt := r.opt
+	opt.Only = only
+	var errs []conf.Remark
+	for _, m := range v.Checks(opt) {
+		switch {
+		case m.Level == "Error":
+			errs = append(errs, m)
+			if r.o.simple {
+				return errs
 			}
-		}
-		if rep.Global > 0 && rep.AtEnd && p.group == "" {
-			p.group = rep.Group
-		}
-		if rep.AtEnd && rep.Text != "" && p.fatal == nil {
-			p.fatal = errors.New(rep.Text)
+		case !r.warned[m.Text]:
+			r.say(m.Level, m.Text)
+			r.warned[m.Text] = m.Once
 		}
 	}
+	return errs
 }
 
-// recheck looks anew at what the global settings were checked for, if v is a certain
-// client's.
-func (r *run) recheck(v *conf.View, err error, p pending) pending {
-	if err != nil || len(v.Merged()) > 1 {
-		p.lines, p.group = nil, ""
+// failed says the errors of checks.
+func (r *run) failed(errs []conf.Remark) {
+	for _, m := range errs {
+		r.say(m.Level, m.Text)
 	}
-	if err == nil && len(v.Merged()) > 1 {
-		p.collect(v.Check(r.opt))
-	}
-	return p
-}
-
-// finish says what is pending.
-func (r *run) finish(p pending) error {
-	for _, l := range p.lines {
-		fmt.Fprintf(r.env.Stderr, "doveconf: %s\n", l)
-	}
-	return p.fatal
 }
 
 func (r *run) exporter(table *all.Table) *exporter {
 	return &exporter{
-		table: table, scope: r.o.scope, modules: moduleNames(table, r.o.modules),
+		table: table, scope: r.o.scope, modules: selection(table, r.o.modules),
 		// The worker's own default shows only where the login program's is left out.
 		worker: slices.Contains(r.o.modules, "submission") && !slices.Contains(r.o.modules, "submission-login"),
 	}
 }
 
 // view makes the entries of v.
-func (r *run) view(table *all.Table, v *conf.View) []entry {
-	x := r.exporter(table)
-	x.lost = findLost(v.Merged(), builtinServices(table))
+func (r *run) view(x *exporter, v *conf.View) []entry {
+	x.lost = findLost(v.Merged(), builtinServices(x.table))
 	return x.export(v.Root())
 }
 
-// moduleNames are the settings of modules; nil, for all, if there are none.
-func moduleNames(table *all.Table, modules []string) map[string]bool {
-	var names map[string]bool
-	for _, m := range modules {
-		if names == nil {
-			names = map[string]bool{}
-		}
-		for name := range table.Module(m) {
-			names[name] = true
-		}
+// selection is what the modules show; nil, for all, if there are none.
+func selection(table *all.Table, modules []string) *all.Selection {
+	if len(modules) == 0 {
+		return nil
 	}
-	return names
+	return table.Select(modules...)
 }
 
 // dump is the whole configuration.
-func (r *run) dump(c *conf.Config, table *all.Table, rest pending) error {
+func (r *run) dump(c *conf.Config, table *all.Table, last error) error {
 	r.out.line(header())
 	if r.o.scope == visible {
 		r.out.line("# NOTE: Send doveconf -n output instead when asking for help.\n")
 	}
 	r.out.flush()
 	p := &printer{out: &bytes.Buffer{}, hide: !r.o.secrets}
+	x := r.exporter(table)
 	v, err := c.View(r.o.filter.Filter)
-	rest = r.recheck(v, err, rest)
 	if err != nil {
 		r.say("Error", err.Error())
 	} else {
-		p.dump(r.view(table, v))
+		errs := r.recheck(v, x.modules)
+		p.dump(r.view(x, v))
+		r.out.block(p.out.Bytes())
+		p.out.Reset()
+		r.failed(errs)
 	}
 	sections := 0
 	for _, s := range c.Sorted() {
@@ -330,20 +320,14 @@ func (r *run) dump(c *conf.Config, table *all.Table, rest pending) error {
 		}
 	}
 	r.out.block(p.out.Bytes())
-	if err := r.finish(rest); err != nil {
-		return err
+	if last == nil && err != nil && sections == 0 {
+		last = fatal("Errors in configuration")
 	}
-	if err != nil && sections == 0 {
-		return fatal("Errors in configuration")
-	}
-	return nil
+	return last
 }
 
 // queries are single settings and sections (clauses C17.16, C17.17).
-func (r *run) queries(c *conf.Config, table *all.Table, rest pending) error {
-	if r.o.scope == visible {
-		r.o.scope = full
-	}
+func (r *run) queries(c *conf.Config, table *all.Table) error {
 	v, err := c.View(r.o.filter.Filter)
 	if err != nil {
 		for range r.o.names {
@@ -351,8 +335,9 @@ func (r *run) queries(c *conf.Config, table *all.Table, rest pending) error {
 		}
 		return fatal("Errors in configuration")
 	}
-	rest = r.recheck(v, nil, rest)
-	entries := r.view(table, v)
+	x := r.exporter(table)
+	x.modules = nil // -m does not matter here
+	entries := r.view(x, v)
 	index := make(map[string]*entry, len(entries))
 	for i := range entries {
 		if e := &entries[i]; e.dump {
@@ -364,12 +349,13 @@ func (r *run) queries(c *conf.Config, table *all.Table, rest pending) error {
 		switch {
 		case name == "":
 		case e == nil:
+			if !slices.ContainsFunc(entries, func(e entry) bool { return (e.dump || e.heading) && e.path != name && under(e.path, name) }) {
+				continue
+			}
 			p := &printer{out: &bytes.Buffer{}, hide: !r.o.secrets, query: name}
 			p.dump(entries)
 			r.out.block(p.out.Bytes())
-			if p.out.Len() > 0 {
-				_ = r.finish(rest) // a failing check is not fatal here
-			}
+			r.failed(r.recheck(v, nil)) // a failing check is not fatal here
 		case r.o.hideKey:
 			r.out.line(e.value + "\n")
 		default:
@@ -380,22 +366,21 @@ func (r *run) queries(c *conf.Config, table *all.Table, rest pending) error {
 }
 
 // simple is -S (clause C17.18).
-func (r *run) simple(c *conf.Config, table *all.Table, rest pending) error {
+func (r *run) simple(c *conf.Config, table *all.Table, last error) error {
 	v, err := c.View(r.o.filter.Filter)
 	if err != nil {
 		r.say("Error", err.Error())
 		return fatal("Errors in configuration")
 	}
-	rest = r.recheck(v, nil, rest)
-	end := len(table.Rows)
-	if row, ok := table.Row(lastOf[rest.group]); ok {
-		end = row.Index + 1 // Dovecot stops after the group that fails
+	x := r.exporter(table)
+	errs := r.recheck(v, x.modules)
+	if x.modules == nil {
+		x.modules = table.Select()
 	}
-	for _, e := range r.view(table, v) {
-		root, _, _ := strings.Cut(e.path, "/")
-		if row, ok := table.Row(root); ok && row.Index >= end {
-			break
-		}
+	if len(errs) > 0 {
+		x.last = errs[0].Root() // Dovecot stops after the group that fails
+	}
+	for _, e := range r.view(x, v) {
 		if !e.simple {
 			continue
 		}
@@ -409,25 +394,9 @@ func (r *run) simple(c *conf.Config, table *all.Table, rest pending) error {
 			}
 		}
 	}
-	rest.first()
-	return r.finish(rest)
-}
-
-// first leaves only what is said of the first failure.
-func (p *pending) first() {
-	for i, l := range p.lines {
-		if strings.HasPrefix(l, "Error: ") {
-			p.lines = p.lines[:i+1]
-			return
-		}
+	r.failed(errs)
+	if last == nil && len(errs) > 0 {
+		last = fatal("Errors in configuration")
 	}
-}
-
-// lastOf is, by what a failed check names (conf.Report.Group), the last setting of its
-// group in the order of the table.
-var lastOf = map[string]string{
-	"syslog_facility": "haproxy_timeout", "ssl_options": "ssl_options", "userdb": "last_valid_gid",
-	"imap_client_workarounds": "imap_urlauth_port", "lmtp_client_workarounds": "login_trusted_networks",
-	"mail_plugins": "postmaster_address", "service": "service", "pop3_client_workarounds": "pop3_delete_type",
-	"submission_client_workarounds": "submission_client_workarounds",
+	return last
 }

@@ -36,7 +36,7 @@ func (r *run24) main(args []string) error {
 		return fatalf("Unknown instance name: %s", o.instance)
 	case o.hash:
 		return errQuiet
-	case o.command:
+	case o.command != nil:
 		return fatal("-F is not supported")
 	}
 	if !o.fileGiven {
@@ -52,21 +52,19 @@ func (r *run24) main(args []string) error {
 			o.scope = changed
 		}
 	}
-	var rest pending
 	if o.defaults {
 		r.c = conf.Defaults24()
 	} else {
 		c, diags := conf.Load24(o.file, conf.Options{Expand: o.expand, Env: r.env.LookupEnv, IgnoreUnknown: o.ignoreUnknown})
 		r.c = c
-		var err error
-		if rest, err = r.report(diags); err != nil {
+		if err := r.report(diags); err != nil {
 			return err
 		}
 	}
 	if len(o.names) > 0 {
-		return r.queries24(rest)
+		return r.queries24()
 	}
-	return r.dump24(rest)
+	return r.dump24()
 }
 
 func parseOptions24(args []string, o *options) error {
@@ -77,7 +75,7 @@ func parseOptions24(args []string, o *options) error {
 		case 'f':
 			return o.filter.set24(value)
 		case 'F':
-			o.command = true
+			o.command = []string{}
 		case 'U':
 			o.ignoreUnknown = true
 		case 'w', 'C', 'I':
@@ -109,7 +107,7 @@ func (f *filter) set24(arg string) error {
 }
 
 // dump24 is the whole configuration.
-func (r *run24) dump24(rest pending) error {
+func (r *run24) dump24() error {
 	r.out.line(header())
 	if n := r.c.Changes(); n > 0 {
 		r.out.line(fmt.Sprintf("# %d default setting changes since version %s\n", n, r.c.Version))
@@ -132,7 +130,8 @@ func (r *run24) dump24(rest pending) error {
 	}
 	p.node(n, everything)
 	r.out.block(p.out.Bytes())
-	return r.finish(rest)
+	r.failed(r.c.Checked)
+	return r.checked(r.c.Checked)
 }
 
 // A printer24 writes blocks of 2.4 (clause C18.5).
@@ -370,9 +369,9 @@ func quote24(v string) string {
 }
 
 // queries24 are single settings, lists and blocks (clause C18.9).
-func (r *run24) queries24(rest pending) error {
+func (r *run24) queries24() error {
 	// After an error Dovecot has nothing that is built in, not even list elements.
-	builtin := rest.fatal == nil
+	builtin := len(r.c.Checked) == 0
 	root := r.c.Merged(r.o.filter.Filter, r.o.filter.given(), builtin)
 	for _, name := range r.o.names {
 		q := &query24{r: r, p: &printer24{out: &bytes.Buffer{}, c: r.c, scope: full, expand: r.o.expand}, bare: r.o.hideKey, builtin: builtin}
@@ -380,7 +379,7 @@ func (r *run24) queries24(rest pending) error {
 			q.p.out.WriteByte('\n')
 		}
 		r.out.block(q.p.out.Bytes())
-		_ = r.finish(rest) // a failing check is not fatal here
+		r.failed(r.c.Checked) // not fatal here
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"dovetail/internal/conf"
+	"dovetail/internal/conf/settings"
 	"dovetail/internal/conf/settings/all"
 )
 
@@ -27,6 +28,7 @@ type entry struct {
 	// dump: the dump and queries show it; simple: -S does. They differ for lists, for the
 	// names of blocks, and for what is built in.
 	dump, simple bool
+	heading      bool // the name of a block, which its heading shows
 }
 
 // A section is a block around entries.
@@ -40,8 +42,9 @@ type section struct {
 type exporter struct {
 	table   *all.Table
 	scope   scope
-	modules map[string]bool // -m; nil: all
-	worker  bool            // defaults are those of the submission service's worker
+	modules *all.Selection // -m; nil: all
+	last    string         // the root of settings after which nothing follows; "" if all do
+	worker  bool           // defaults are those of the submission service's worker
 	lost    lost
 	out     []entry
 }
@@ -119,10 +122,11 @@ func (x *exporter) block(m *merged, prefix string, around []*section) {
 	if r, ok := x.table.Row(types); ok {
 		kind, nameAt = r.Kind, r.NameAt
 	}
-	for _, r := range x.table.Inside(types) {
-		if prefix == "" && x.modules != nil && !x.modules[r.Key] {
-			continue
-		}
+	rows := x.table.Inside(types)
+	if prefix == "" && x.modules != nil {
+		rows = x.modules.Rows(x.last)
+	}
+	for _, r := range rows {
 		switch {
 		case r.Kind == all.Map:
 			x.strings(m, r, prefix, around)
@@ -130,7 +134,7 @@ func (x *exporter) block(m *merged, prefix string, around []*section) {
 			x.blocks(m, r, prefix, around)
 		case kind == all.Unique && r.Key == nameAt: // the heading has it
 			show := m.name() != "" || x.scope != changed
-			x.out = append(x.out, entry{path: prefix + r.Key, value: m.name(), sections: around, simple: show})
+			x.out = append(x.out, entry{path: prefix + r.Key, value: m.name(), sections: around, simple: show, heading: true})
 		default:
 			x.setting(m, r, kind, nameAt, prefix, around)
 		}
@@ -150,9 +154,9 @@ func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix 
 		}
 	}
 	if kind != 0 && r.Key == nameAt {
-		value, inFile = m.name(), m.file != nil && !x.lost.lists[m.file] // the head of a block sets it
+		value, inFile = m.name(), m.file != nil && !m.file.Listed && !x.lost.lists[m.file] // the head of a block sets it
 	}
-	differs := value != def || r.Null && ok || kind == 0 && inFile && twoDefaults(r)
+	differs := value != def && !(r.Type == settings.Enum && strings.HasPrefix(def, value)) || r.Null && ok || kind == 0 && inFile && twoDefaults(r)
 	if x.lost.setting(m.file, r.Key) {
 		inFile = false
 		differs = differs && kind == all.List

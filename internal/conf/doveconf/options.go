@@ -9,16 +9,17 @@ import (
 
 // options are the command line of doveconf 2.3 (clause C17.1).
 type options struct {
-	scope                                               scope
-	defaults, hideKey, secrets, simple, expand, command bool
-	hash, everything                                    bool   // -H, -p
-	all, ignoreUnknown                                  bool   // -a, -U: of 2.4
-	file                                                string // -c
-	fileGiven                                           bool
-	modules                                             []string
-	instance                                            string
-	filter                                              filter
-	names                                               []string
+	scope                                      scope
+	defaults, hideKey, secrets, simple, expand bool
+	command                                    []string // of -e: what follows it; nil without it
+	hash, everything                           bool     // -H, -p
+	all, ignoreUnknown                         bool     // -a, -U: of 2.4
+	file                                       string   // -c
+	fileGiven                                  bool
+	modules                                    []string
+	instance                                   string
+	filter                                     filter
+	names                                      []string
 }
 
 // takesArgument are the options with an argument; knownOptions all of them.
@@ -71,6 +72,13 @@ func parseLetters(args []string, o *options, known, argument string, act func(by
 			if err := act(c, value); err != nil {
 				return err
 			}
+			if c == 'e' { // ends the options; getopt has not stepped over the word yet
+				if letters != "" {
+					args = append([]string{arg}, args...)
+				}
+				o.command = append([]string{}, args...)
+				return nil
+			}
 		}
 	}
 	return nil
@@ -80,8 +88,6 @@ func (o *options) option(c byte, value string) error {
 	switch c {
 	case 'd':
 		o.defaults = true
-	case 'e':
-		o.command = true
 	case 'f':
 		return o.filter.set(value)
 	case 'h':
@@ -132,9 +138,9 @@ func (f *filter) set(arg string) error {
 	var err error
 	switch {
 	case ok && (key == "service" || key == "protocol"):
-		f.Service, f.service = value, true
+		f.Service, f.EmptyService, f.service = value, value == "", true
 	case ok && key == "lname":
-		f.LocalName, f.name = value, true
+		f.LocalName, f.EmptyName, f.name = value, value == "", true
 	case ok && key == "local":
 		if f.local, err = net(); err == nil && f.local.Bits > 0 {
 			f.LocalIP = f.local.Addr

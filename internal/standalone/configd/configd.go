@@ -12,12 +12,14 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"dovetail/internal/conf"
+	"dovetail/internal/conf/settings/all"
 	"dovetail/internal/dovecot/config"
 	"dovetail/internal/process/event"
 
@@ -35,14 +37,14 @@ type Server struct {
 	cfg *conf.Config
 	log *event.Log
 
-	mu     sync.Mutex
-	wanted map[string]map[string]bool // guarded by mu: names by modules and exclusions
+	mu      sync.Mutex
+	modules map[string]*all.Selection // guarded by mu: by the names of modules
 }
 
 // New returns a server for cfg, which must have been loaded with Expand and without
 // errors.
 func New(cfg *conf.Config, log *event.Log) *Server {
-	return &Server{cfg: cfg, log: log, wanted: map[string]map[string]bool{}}
+	return &Server{cfg: cfg, log: log, modules: map[string]*all.Selection{}}
 }
 
 // Serve answers on conn until the client closes it, does what the protocol does not
@@ -101,8 +103,10 @@ func (s *Server) Answer(b []byte, r config.Request) ([]byte, error) {
 	if err != nil {
 		return b, err
 	}
-	names := s.names(r)
-	wanted := func(name string) bool { return names == nil || names[name] }
+	sel := s.selection(r)
+	wanted := func(name string) bool {
+		return (sel.Has(name) || strings.HasPrefix(name, conf.OwnPrefix)) && !slices.Contains(r.Exclude, name)
+	}
 	a := config.Answer{
 		ServiceUsesLocal: v.UsesLocal, ServiceUsesRemote: v.UsesRemote,
 		UsedLocal: v.UsedLocal, UsedRemote: v.UsedRemote,
@@ -130,35 +134,21 @@ func (s *Server) Answer(b []byte, r config.Request) ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// names are what r wants; nil is everything.
-func (s *Server) names(r config.Request) map[string]bool {
-	if len(r.Modules) == 0 && len(r.Exclude) == 0 {
+// selection is the settings of r's modules; nil is everything.
+func (s *Server) selection(r config.Request) *all.Selection {
+	if len(r.Modules) == 0 {
 		return nil
 	}
-	key := strings.Join(r.Modules, "\t") + "\n" + strings.Join(r.Exclude, "\t")
+	key := strings.Join(r.Modules, "\t")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if names := s.wanted[key]; names != nil {
-		return names
-	}
-	names, schema := map[string]bool{}, s.cfg.Schema()
-	for _, m := range r.Modules {
-		for n := range schema.Module(m) {
-			names[n] = true
+	sel := s.modules[key]
+	if sel == nil {
+		if sel = s.cfg.Schema().Select(r.Modules...); len(s.modules) < maxCached {
+			s.modules[key] = sel
 		}
 	}
-	if len(r.Modules) == 0 {
-		for _, n := range append(schema.Settings(""), schema.Sections("")...) {
-			names[n] = true
-		}
-	}
-	for _, x := range r.Exclude {
-		delete(names, x)
-	}
-	if len(s.wanted) < maxCached {
-		s.wanted[key] = names
-	}
-	return names
+	return sel
 }
 
 // sections adds blocks of one type in the form of doveconf -S: the list of their names,

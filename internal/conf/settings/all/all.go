@@ -17,7 +17,14 @@ type Table struct {
 	Services []Service
 	byPath   map[string]*Row
 	inside   map[string][]*Row
-	modules  map[string][]string
+	roots    []root
+	modules  map[string][]string // names of roots
+}
+
+// A root is one of the tables that Dovecot keeps settings in. A setting may stand in several.
+type root struct {
+	name string
+	keys []string
 }
 
 // A Row is a setting, or a type of section.
@@ -74,23 +81,52 @@ func (t *Table) Row(path string) (*Row, bool) {
 // Inside returns the rows of the section path, "" for the root, in order.
 func (t *Table) Inside(path string) []*Row { return t.inside[path] }
 
-// Module returns the names of the settings and sections in the root that doveconf -m NAME
-// shows, with those that every module has (clause C17.20).
-func (t *Table) Module(name string) map[string]bool {
-	out := map[string]bool{}
-	t.module("*", out)
-	t.module(name, out)
-	return out
+// A Selection is the settings of some modules, as doveconf -m takes them (clause C17.20). Nil
+// is all settings.
+type Selection struct {
+	roots map[string]bool
+	keys  map[string]bool
+	rows  []*Row
+	ends  map[string]int // root -> how many of rows its and the earlier roots have
 }
 
-func (t *Table) module(name string, out map[string]bool) {
-	for _, n := range t.modules[name] {
-		if parent, ok := strings.CutPrefix(n, "+"); ok {
-			t.module(parent, out)
-		} else {
-			out[n] = true
+// Select makes the Selection of the named modules; without names it has everything.
+func (t *Table) Select(modules ...string) *Selection {
+	s := &Selection{roots: map[string]bool{}, keys: map[string]bool{}, ends: map[string]int{}}
+	for _, m := range modules {
+		for _, r := range t.modules[m] {
+			s.roots[r] = true
 		}
 	}
+	for i, r := range t.roots {
+		if i > 0 && len(modules) > 0 && !s.roots[r.name] {
+			continue
+		}
+		s.roots[r.name] = true
+		for _, k := range r.keys {
+			if row, ok := t.byPath[k]; ok && !s.keys[k] {
+				s.keys[k] = true
+				s.rows = append(s.rows, row)
+			}
+		}
+		s.ends[r.name] = len(s.rows)
+	}
+	return s
+}
+
+// Has says whether a setting or type of section outside of sections is in s.
+func (s *Selection) Has(key string) bool { return s == nil || s.keys[key] }
+
+// HasRoot says whether all of one of Dovecot's tables is in s.
+func (s *Selection) HasRoot(name string) bool { return s == nil || s.roots[name] }
+
+// Rows are the settings and sections outside of sections, in the order of doveconf -S. If
+// last is not empty those of this root and the ones before it.
+func (s *Selection) Rows(last string) []*Row {
+	if last != "" {
+		return s.rows[:s.ends[last]]
+	}
+	return s.rows
 }
 
 var types = map[string]settings.Type{
@@ -108,8 +144,11 @@ func parse(text string, sieve bool) *Table {
 		switch {
 		case l == "" || l[0] == '#':
 		case l[0] == '@':
-			f := strings.Fields(l)
-			t.modules[f[1]] = f[2:]
+			if f := strings.Fields(l); f[0] == "@root" {
+				t.roots = append(t.roots, root{f[1], f[2:]})
+			} else {
+				t.modules[f[1]] = f[2:]
+			}
 		case l[0] == '+' || l[0] == '?' && sieve:
 			t.service(l[1:])
 		case l[0] != '?':

@@ -1,6 +1,7 @@
 package all
 
 import (
+	"slices"
 	"testing"
 
 	"dovetail/internal/conf/settings"
@@ -59,13 +60,20 @@ func TestProgramsTableAgrees(t *testing.T) {
 }
 
 func TestModules(t *testing.T) {
-	m := V23().Module("submission")
+	m := V23().Select("submission")
 	for name, want := range map[string]bool{"base_dir": true, "submission_relay_host": true, "mail_location": true, "login_log_format": false} {
-		if m[name] != want {
-			t.Errorf("-m submission shows %s: %v", name, m[name])
+		if m.Has(name) != want {
+			t.Errorf("-m submission shows %s: %v", name, m.Has(name))
 		}
 	}
-	if m := V23().Module("nosuch"); !m["haproxy_timeout"] || m["listen"] {
+	if m := V23().Select("nosuch"); !m.Has("haproxy_timeout") || m.Has("listen") || !m.HasRoot("master_service") || m.HasRoot("master") {
 		t.Errorf("an unknown module shows %v", m)
+	}
+	var none *Selection
+	if !none.Has("x") || !none.HasRoot("y") {
+		t.Error("nil is not everything")
+	}
+	if got, want := V23().Select().Rows(""), V23().Inside(""); !slices.Equal(got, want) {
+		t.Error("the order of the tables is not that of the settings")
 	}
 }
