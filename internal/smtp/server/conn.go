@@ -51,6 +51,8 @@ type Conn struct {
 	raw  syscall.RawConn // nil: nc has none, and is read with a buffer in hand
 	read func(fd uintptr) bool
 
+	bottom syscall.RawConn // of the first nc that had one; others run over that
+
 	// The reading side: the owner's alone.
 	in       []byte // unread input is in[pos:]
 	pos      int
@@ -106,6 +108,7 @@ func (c *Conn) use(nc net.Conn) {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
 			c.read = c.readReady
+			c.bottom = raw
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"net"
 	"syscall"
 	"time"
 	"unsafe"
@@ -11,19 +10,9 @@ import (
 // the owner waits for something else and does not read. stop ends the watch, and must be
 // called before the owner reads again. Where nothing can be watched, gone is never called.
 func (c *Conn) Watch(gone func()) (stop func()) {
-	raw := c.raw
-	if raw == nil { // under TLS
-		inner, ok := c.nc.(interface{ NetConn() net.Conn })
-		if !ok {
-			return func() {}
-		}
-		sc, ok := inner.NetConn().(syscall.Conn)
-		if !ok {
-			return func() {}
-		}
-		if raw, _ = sc.SyscallConn(); raw == nil {
-			return func() {}
-		}
+	raw := c.bottom
+	if raw == nil {
+		return func() {}
 	}
 	done := make(chan struct{})
 	go func() { // ends by stop's deadline

@@ -1,0 +1,138 @@
+package login
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+
+	"dovetail/internal/dovecot/authclient"
+	"dovetail/internal/dovecot/handoff"
+	"dovetail/internal/smtp"
+)
+
+// errHandedOver says that the worker talks with the client from now on.
+var errHandedOver = errors.New("handed over")
+
+// handOver gives the client to a worker. Behind TLS, or if there is more to tell than the
+// hand-over can hold, the worker gets one end of a socket pair, and this process goes on
+// between the two.
+func (se *session) handOver(ex *authclient.Exchange, pending string) error {
+	se.setPhase(finishing)
+	se.auth.finishing = true
+	if err := se.c.Flush(); err != nil {
+		return err
+	}
+	path := se.s.worker
+	if p, ok := se.auth.fields.Get("postlogin_socket"); ok && p != "" {
+		path = p
+	}
+	conn := ex.Conn()
+	req := handoff.Request{
+		Tag: ex.ID(), AuthPID: conn.SPID(), AuthID: ex.ID(), ClientPID: uint32(os.Getpid()), Cookie: handoff.Cookie(conn.Cookie()),
+		Local: se.local, Remote: se.remote, Session: se.id,
+	}
+	if se.secured() != authclient.NotSecured {
+		req.Flags |= handoff.Secured
+	}
+	if se.tls != nil || se.proxiedTLS {
+		req.Flags |= handoff.TLS
+	}
+	if pending != "" {
+		req.Flags |= handoff.Implicit
+	}
+	sub := handoff.Submission{Helo: short(se.helo), ProxiedHelo: short(se.xclient.Helo)}
+	if sub.ProxiedHelo == "" {
+		sub.ProxiedHelo = sub.Helo
+	}
+	names := len(sub.Append(nil))
+	early := append([]byte(pending), se.c.Buffered()...)
+	var rest []byte
+	if room := max(0, req.Room()-names); len(early) > room {
+		early, rest = early[:room], early[room:]
+	}
+	sub.Pending = early
+	req.Payload = sub.Append(nil)
+
+	client := handoff.Descriptor(se.sock.raw)
+	if se.tls != nil || len(rest) > 0 {
+		near, far, err := handoff.SocketPair()
+		if err != nil {
+			return se.notTaken(ex, err)
+		}
+		defer far.Close()
+		client = far
+		se.forward = &forwarder{near: newSocket(near), early: rest}
+	}
+	stop := se.c.Watch(func() { se.end("Connection closed", smtp.Reply{}) })
+	reply, err := handoff.Send(se.ctx, path, req, client)
+	stop()
+	if err != nil {
+		if se.forward != nil {
+			se.forward.near.Close()
+			se.forward = nil
+		}
+		return se.notTaken(ex, err)
+	}
+	ex.HandedOver()
+	se.workerPID = reply.PID
+	return errHandedOver
+}
+
+// notTaken ends a login that no worker took. Where a worker had the client it has said
+// why; otherwise the client hears it from here.
+func (se *session) notTaken(ex *authclient.Exchange, err error) error {
+	switch {
+	case se.ctx.Err() != nil:
+		return errClosed
+	case errors.Is(err, handoff.ErrRefused):
+		se.auth.finishing = false
+		ex.HandedOver()
+		se.end(internalFailure, smtp.Reply{})
+		return errClosed
+	}
+	se.auth.finishing = false
+	se.s.log.Error("%v (user=<%s>, session=<%s>)", err, sanitise(se.auth.user), se.id)
+	se.end(internalFailure, se.c.Reply421("4.3.0", internalFailure))
+	return errClosed
+}
+
+const internalFailure = "Internal login failure. Refer to server log for more information."
+
+// afterLogin logs, and goes on between client and worker where that is needed.
+func (se *session) afterLogin(ctx context.Context) {
+	se.log.loggedIn()
+	if se.forward == nil {
+		se.sock.Close() // the worker has a descriptor of its own
+		return
+	}
+	se.forward.run(ctx, se)
+}
+
+// short leaves out a name that no host has: it would take room from the client's input.
+func short(name string) string {
+	if len(name) > 255 {
+		return ""
+	}
+	return name
+}
+
+func decodeBase64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// replyText makes one line that a reply may have of what a passdb says.
+func replyText(s string) string {
+	clean := strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+	if len(clean) > 400 {
+		clean = clean[:400]
+	}
+	return clean
+}

@@ -1,0 +1,345 @@
+package login
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"dovetail/internal/dovecot/authclient"
+	"dovetail/internal/dovecot/handoff"
+	"dovetail/internal/dovecot/masterproto"
+	"dovetail/internal/process/service"
+	"dovetail/internal/smtp"
+	"dovetail/internal/smtp/server"
+	"dovetail/internal/tlsconf"
+)
+
+const (
+	loginTimeout = 180 * time.Second // from accept to login (clause S1.6)
+
+	maxParams     = 1025  // octets behind a command's name (clause S1.12)
+	maxAuthParams = 12288 // of AUTH (RFC 4954 section 4)
+	maxAuthLine   = 8192  // of an answer to a challenge (clause S1.12)
+
+	// What one read takes before the login on a plaintext connection. What a client sends
+	// behind AUTH then fits the hand-over, as long as names are not longer than these.
+	readSize   = 1000
+	maxHelo    = 64
+	maxSession = 100
+)
+
+// A session is one client. Its goroutine owns all fields without a comment.
+type session struct {
+	s      *process
+	client *service.Client
+	view   *view
+	log    sessionLog
+	c      *server.Conn
+	sock   *socket // the client's socket; under TLS c.Conn() is another one
+
+	began    time.Time
+	listener masterproto.Listener
+
+	// What the login process, auth and logs take for the connection's ends, and the ends
+	// of the socket.
+	local, remote         netip.AddrPort
+	realLocal, realRemote netip.AddrPort
+	byHAProxy             bool
+	id                    string // session ID
+
+	tls        *tls.Conn // nil without
+	quiet      bool      // no line about the disconnect
+	tlsErr     string    // why the handshake failed, in OpenSSL's words
+	handshake  bool      // it is going on, or it failed
+	proxiedTLS bool      // a HAProxy header said TLS
+	localName  string    // TLS server name
+	certOK     bool      // the client has a valid certificate
+	certBad    bool      // it has one that is not
+	certUser   string
+
+	helo       string // last valid EHLO or HELO name
+	esmtp      bool   // it was EHLO
+	xclient    smtp.Xclient
+	hasXclient bool
+
+	auth      attempts
+	forward   *forwarder // set by a hand-over that needs it
+	workerPID uint32     // ... and by every one
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	mu     sync.Mutex
+	phase  phase  // guarded by mu: what the login timeout interrupts
+	reason string // guarded by mu: why the session ended; the first one counts
+}
+
+// A phase says how the login timeout puts it (clause S1.6).
+type phase uint8
+
+const (
+	commands phase = iota
+	authenticating
+	finishing
+)
+
+var timeoutText = [...]string{
+	commands:       "Disconnected for inactivity.",
+	authenticating: "Disconnected for inactivity during authentication.",
+	finishing:      "Timeout while finishing login.",
+}
+
+// errClosed ends a session that has been answered for, or needs no answer.
+var errClosed = errors.New("session is over")
+
+// serve serves one client, which it takes.
+func (s *process) serve(ctx context.Context, cl *service.Client) {
+	se := &session{s: s, client: cl, began: cl.Accepted, listener: cl.Listener}
+	se.sock = newSocket(cl.Conn)
+	se.ctx, se.cancel = context.WithCancelCause(ctx)
+	defer se.cancel(errClosed)
+	se.realLocal, se.realRemote = addrPort(cl.Conn.LocalAddr()), addrPort(cl.Conn.RemoteAddr())
+	se.local, se.remote = se.realLocal, se.realRemote
+	se.view = s.view(addresses{se.local.Addr(), se.remote.Addr()})
+	se.log = sessionLog{se}
+	se.c = server.New(se.sock, server.Options{
+		Hostname:      se.view.hostname,
+		MaxParams:     maxParams,
+		MaxAuthParams: maxAuthParams,
+		ReadSize:      readSize,
+	})
+	timer := time.AfterFunc(loginTimeout-time.Since(se.began), se.timeout)
+	stop := context.AfterFunc(ctx, se.shutdown)
+	cl.Droppable(se.queueFull)
+	cl.OnPanic(func() {
+		se.end("Internal error", se.c.Reply421("4.3.0", "Internal error occurred. Refer to server log for more information."))
+	})
+	defer func() {
+		timer.Stop()
+		stop()
+		cl.Droppable(nil)
+	}()
+	if se.login() {
+		timer.Stop()
+		stop()
+		cl.Droppable(nil)
+		se.afterLogin(ctx)
+		return
+	}
+	se.c.Close()
+	se.log.disconnected()
+}
+
+// login talks with the client until it is handed over (true) or gone.
+func (se *session) login() bool {
+	if !se.admit() {
+		return false
+	}
+	if se.id == "" {
+		se.id = sessionID(time.Now(), se.remote)
+	}
+	if (se.listener.SSL || se.s.implicitTLS) && !se.startTLS() {
+		return false
+	}
+	if !se.awaitAuth() {
+		return false
+	}
+	se.greet()
+	for {
+		cmd, err := se.c.Next()
+		if err != nil {
+			se.lost(err)
+			return false
+		}
+		switch err := se.command(cmd); err {
+		case nil:
+		case errHandedOver:
+			return true
+		default:
+			se.lost(err)
+			return false
+		}
+	}
+}
+
+// admit asks the access sockets and reads the PROXY header. What fails here ends without
+// an answer and without a line about the disconnect.
+func (se *session) admit() bool {
+	for _, path := range se.view.access {
+		ok, err := handoff.AskAccess(se.ctx, path, "submission", se.sock.raw)
+		if err != nil {
+			se.s.log.Error("%v", err)
+		}
+		if !ok {
+			se.s.log.Info("access(%s): Client refused (rip=%s)", path, se.remote.Addr())
+			se.quiet = true
+			return false
+		}
+	}
+	if se.listener.HAProxy && !se.readProxyHeader() {
+		se.quiet = true
+		return false
+	}
+	return true
+}
+
+// awaitAuth waits until there is an auth service, at most ten seconds.
+func (se *session) awaitAuth() bool {
+	if se.s.auth.Conn() != nil {
+		se.auth.ready = true
+		return true
+	}
+	ctx, cancel := context.WithTimeout(se.ctx, authAwait)
+	defer cancel()
+	stop := se.c.Watch(func() { se.end("Connection closed", smtp.Reply{}) })
+	err := se.s.auth.Ready(ctx)
+	stop()
+	switch {
+	case se.ctx.Err() != nil:
+		return false // whatever ended it has said so
+	case err != nil:
+		se.s.log.Warning("Auth process not responding, delayed sending initial response (greeting)")
+		se.end("Auth process broken", se.c.Reply421("4.3.2", "Auth process broken"))
+		return false
+	}
+	se.auth.ready = true
+	return true
+}
+
+func (se *session) greet() {
+	se.c.Send(smtp.NewReply(220, "", se.view.hostname+" "+se.log.greeting()))
+}
+
+// startTLS makes the connection one under TLS.
+func (se *session) startTLS() bool {
+	if se.view.tls == nil {
+		se.s.log.Error("TLS is wanted on listener %s, but ssl = no", se.listener.Name)
+		se.lost(io.EOF)
+		return false
+	}
+	se.handshake = true
+	under := tlsconf.NewTransport(se.sock)
+	conn := tls.Server(under, se.s.tlsConfig(se))
+	se.tls = conn
+	if err := conn.HandshakeContext(se.ctx); err != nil {
+		se.tlsErr = tlsconf.HandshakeError(err, "SSL_accept", under)
+		if se.ctx.Err() == nil {
+			se.end("Connection closed: "+se.tlsErr, smtp.Reply{})
+		}
+		return false
+	}
+	se.handshake = false
+	se.c.Upgrade(conn)
+	se.helo, se.esmtp = "", false
+	se.checkCertificate()
+	return true
+}
+
+func (se *session) checkCertificate() {
+	if se.view.certs == nil {
+		return
+	}
+	state := se.tls.ConnectionState()
+	switch err := se.view.certs.Check(state); err {
+	case nil:
+		se.certOK = true
+		se.certUser = se.view.certs.Username(state)
+	case tlsconf.ErrNoCert:
+	default:
+		se.certBad = true
+		if se.view.set.Verbose {
+			se.s.log.Info("%v", err)
+		}
+	}
+}
+
+// secured says whether passwords may pass in plain text (clause S1.18).
+func (se *session) secured() authclient.Secured {
+	switch {
+	case se.tls != nil && !se.handshake, se.proxiedTLS:
+		return authclient.SecuredTLS
+	case se.view.isTrusted(se.realRemote.Addr()),
+		!se.byHAProxy && se.realRemote.Addr() == se.realLocal.Addr():
+		return authclient.SecuredTrusted
+	}
+	return authclient.NotSecured
+}
+
+// end ends the session from outside or inside: the first reason counts.
+func (se *session) end(reason string, reply smtp.Reply) {
+	se.mu.Lock()
+	if se.reason == "" {
+		se.reason = reason
+	}
+	se.mu.Unlock()
+	se.c.Terminate(reply)
+	se.cancel(errClosed)
+}
+
+func (se *session) timeout() {
+	se.mu.Lock()
+	p := se.phase
+	se.mu.Unlock()
+	se.end(timeoutText[p], se.c.Reply421("4.4.2", timeoutText[p]))
+}
+
+func (se *session) shutdown() {
+	se.end("Shutting down", se.c.Reply421("4.3.2", "Shutting down"))
+}
+
+func (se *session) queueFull() {
+	se.end("Connection queue full", se.c.Reply421("4.0.0", "Connection queue full"))
+}
+
+func (se *session) setPhase(p phase) {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	se.phase = p
+}
+
+// lost notes why nothing more can be read.
+func (se *session) lost(err error) {
+	reason := "Connection closed"
+	var op *net.OpError
+	switch {
+	case se.c.TooManyBad():
+		reason = "Too many invalid commands."
+	case errors.Is(err, io.EOF), errors.Is(err, errClosed), errors.Is(err, server.ErrTerminated):
+	case errors.As(err, &op):
+		reason += ": " + errnoText(op)
+	default:
+		reason += ": " + err.Error()
+	}
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	if se.reason == "" {
+		se.reason = reason
+	}
+}
+
+// sessionID makes the ID of a client that brings none (clause P3.19).
+func sessionID(now time.Time, remote netip.AddrPort) string {
+	var b [24]byte
+	var us [8]byte
+	binary.LittleEndian.PutUint64(us[:], uint64(now.UnixMicro()))
+	copy(b[:6], us[:])
+	binary.LittleEndian.PutUint16(b[6:], remote.Port())
+	id := append(b[:8], remote.Addr().Unmap().AsSlice()...)
+	return base64.StdEncoding.EncodeToString(id)
+}
+
+// addrPort is the invalid AddrPort for what has no address, as Unix sockets.
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	}
+	return netip.AddrPort{}
+}
