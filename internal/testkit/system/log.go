@@ -1,0 +1,61 @@
+package system
+
+import (
+	"os"
+	"strings"
+	"time"
+)
+
+// WholeLog returns the log file.
+func (r *Running) WholeLog() string {
+	data, _ := os.ReadFile(r.Dir + "/log")
+	return string(data)
+}
+
+// Log returns the lines since the start that the two halves, auth and the master wrote
+// about them: those of IMAP, which only helps, of the master's own life, and backtraces are
+// left out.
+func (r *Running) Log() (lines []string) {
+	all := r.WholeLog()
+	for _, line := range strings.Split(all[min(r.skip, len(all)):], "\n") {
+		if line != "" && !aside(line) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+func aside(line string) bool {
+	for _, p := range []string{"imap-login: ", "imap(", "master: Info: Dovecot v", "master: Info: Dovetail v", "master: Warning: Killed with signal 15 ", "master: Warning: SIGHUP received"} {
+		if strings.HasPrefix(line, p) {
+			return true
+		}
+	}
+	return strings.Contains(line, ": Error: Raw backtrace: ") // of this machine's libraries
+}
+
+// WaitLog waits until the log has n lines (of Log) and returns all; fewer when the time
+// is over.
+func (r *Running) WaitLog(n int) []string {
+	for end := time.Now().Add(logTimeout); ; time.Sleep(pollPause) {
+		lines := r.Log()
+		if len(lines) >= n || time.Now().After(end) {
+			return lines
+		}
+	}
+}
+
+// WaitLine waits for a log line that contains text and returns it.
+func (r *Running) WaitLine(text string) string {
+	r.t.Helper()
+	for end := time.Now().Add(logTimeout); ; time.Sleep(pollPause) {
+		for _, line := range r.Log() {
+			if strings.Contains(line, text) {
+				return line
+			}
+		}
+		if time.Now().After(end) {
+			r.t.Fatalf("no log line contains %q:\n%s", text, strings.Join(r.Log(), "\n"))
+		}
+	}
+}

@@ -1,0 +1,76 @@
+// Package transcripts replays the recorded SMTP dialogues of this directory (README.md
+// says what they are) against Dovecot and against our programs.
+//
+// What ours does differently on purpose is in differences.txt, one paragraph each. Most
+// are shown by a transcript of their own: variants/ holds those that take the place of a
+// recording, own/ those that no recording corresponds to. What touches many cases is a
+// rule below: it changes what a case expects, by name, and is printed where it is used.
+// Nothing else is loosened.
+package transcripts
+
+import (
+	"strings"
+
+	"dovetail/internal/testkit/system"
+	"dovetail/internal/testkit/transcript"
+)
+
+func ourLogin(s system.System) bool  { return s.Login == system.Ours }
+func ourWorker(s system.System) bool { return s.Worker == system.Ours }
+
+// Rules are the differences that touch many cases. Their ids are in differences.txt.
+var Rules = []transcript.Rule{
+	{
+		ID:      "burl-announced-only-when-it-works",
+		Applies: func(s system.System) bool { return ourLogin(s) || ourWorker(s) },
+		Change: func(c *transcript.Case, s system.System) bool {
+			works := false
+			for _, line := range c.Config {
+				works = works || strings.HasPrefix(line, "imap_urlauth_host = ")
+			}
+			return c.RemoveServerLines(func(line string, loggedIn bool) bool {
+				if loggedIn {
+					return ourWorker(s) && !works && strings.HasPrefix(line, "250-BURL imap")
+				}
+				return ourLogin(s) && line == "250-BURL imap"
+			}) > 0
+		},
+	},
+	{
+		ID:      "failed-attempts-logged-at-once",
+		Applies: ourLogin,
+		Change: func(c *transcript.Case, s system.System) bool {
+			n := c.FailedAttempts()
+			c.ExtraLog("submission-login: Info: Login attempt {n} failed: {text}: user=<{text}>, {text}session=<{session}>", n)
+			return n > 0
+		},
+	},
+}
+
+// Peculiarities are what the recorded server itself does not always do in the same way.
+var Peculiarities = []transcript.Rule{
+	{
+		// The login process shuts the client's connection down when the worker says no,
+		// which may be before the worker wrote its two lines (clause S3.2).
+		ID:      "userdb-missing-race",
+		Applies: func(s system.System) bool { return s == system.Dovecot },
+		Change: func(c *transcript.Case, s system.System) bool {
+			if c.Name != "52-userdb-missing" {
+				return false
+			}
+			for i, e := range c.Events {
+				if e.Kind == transcript.Server && (strings.HasPrefix(e.Text.Source, "451 ") || strings.HasPrefix(e.Text.Source, "421 ")) {
+					c.Events[i].Optional = true
+				}
+			}
+			return true
+		},
+	},
+	{
+		ID:      "milliseconds-vary",
+		Applies: func(s system.System) bool { return s.Worker == system.Theirs },
+		Change: func(c *transcript.Case, s system.System) bool {
+			return c.ReplaceInLog("auth connected 0 msecs ago, request took 0 msecs", "auth connected {n} msecs ago, request took {n} msecs") > 0
+		},
+	},
+}
