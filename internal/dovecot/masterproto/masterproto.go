@@ -30,6 +30,9 @@ const (
 	FirstListenerFD = 7
 )
 
+// OwnVersion begins the DOVECOT_VERSION of a master that is ours.
+const OwnVersion = "dovetail"
+
 // Signals from the master, and from admins.
 const (
 	SignalIdleKill = syscall.SIGINT  // exit if idle (clause P1.7.1)

@@ -1,0 +1,34 @@
+package service
+
+import (
+	"runtime"
+	"runtime/debug"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// memoryShare of RLIMIT_DATA, in percent, is where the garbage collector starts to
+	// work harder. The rest is for stacks, the runtime and what is not yet collected.
+	memoryShare = 80
+
+	// minMemory is the least limit that the collector can keep without eating all CPU
+	// time. With less than that, it is the kernel that says no.
+	minMemory = 16 << 20
+
+	// A process for one client has three goroutines that wait for each other; more
+	// threads than this only cost memory.
+	soloProcs = 2
+)
+
+// limitMemory derives the collector's limit from what vsz_limit left in RLIMIT_DATA
+// (clause P1.4.7), and keeps a process for one client small.
+func (p *Process) limitMemory() {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_DATA, &limit) == nil && limit.Cur < 1<<50 {
+		debug.SetMemoryLimit(max(minMemory, int64(limit.Cur)/100*memoryShare))
+	}
+	if p.Env.ClientLimit == 1 && runtime.GOMAXPROCS(0) > soloProcs {
+		runtime.GOMAXPROCS(soloProcs)
+	}
+}

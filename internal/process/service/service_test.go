@@ -1,0 +1,722 @@
+package service_test
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dovetail/internal/dovecot/masterproto"
+	"dovetail/internal/process/service"
+	"dovetail/internal/testkit/echo"
+	"dovetail/internal/testkit/fakemaster"
+)
+
+// The test binary is the program that the fake master starts.
+func TestMain(m *testing.M) {
+	if slices.Contains(os.Environ(), "DOVECOT_CHILD_PROCESS=1") || os.Getenv("SERVICE_TEST_BY_HAND") != "" {
+		if d, err := time.ParseDuration(os.Getenv("SERVICE_TEST_DELAY")); err == nil {
+			service.ShortenForTest(d)
+		}
+		service.Main(echo.Program())
+	}
+	os.Exit(m.Run())
+}
+
+// self starts processes of this test binary. delay stands for all of the runtime's.
+func self(t *testing.T, args ...string) *fakemaster.Service {
+	t.Helper()
+	s := fakemaster.New(t, "/proc/self/exe", args...)
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Path = path
+	s.Environ = []string{"SERVICE_TEST_DELAY=100ms"}
+	return s
+}
+
+// A session is one client of the echo program.
+type session struct {
+	t    *testing.T
+	conn net.Conn
+	r    *bufio.Reader
+	PID  int // of the process that serves it
+}
+
+// connect waits for the greeting.
+func connect(t *testing.T, addr string) *session {
+	t.Helper()
+	s := dial(t, addr)
+	s.greeted()
+	return s
+}
+
+func dial(t *testing.T, addr string) *session {
+	t.Helper()
+	network := "tcp"
+	if strings.HasPrefix(addr, "/") {
+		network = "unix"
+	}
+	c, err := net.Dial(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(fakemaster.Patience))
+	return &session{t: t, conn: c, r: bufio.NewReader(c)}
+}
+
+func (s *session) greeted() string {
+	s.t.Helper()
+	line := s.read()
+	f := strings.Fields(line)
+	if len(f) != 5 || f[0] != "220" {
+		s.t.Fatalf("greeting %q", line)
+	}
+	s.PID, _ = strconv.Atoi(f[1])
+	return strings.Join(f[2:], " ")
+}
+
+func (s *session) read() string {
+	s.t.Helper()
+	line, err := s.r.ReadString('\n')
+	if err != nil {
+		s.t.Fatalf("read: %q, %v", line, err)
+	}
+	return strings.TrimSuffix(line, "\r\n")
+}
+
+func (s *session) say(line string) {
+	s.t.Helper()
+	if _, err := s.conn.Write([]byte(line + "\r\n")); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *session) want(line, reply string) {
+	s.t.Helper()
+	s.say(line)
+	if got := s.read(); got != reply {
+		s.t.Fatalf("%s: %q, want %q", line, got, reply)
+	}
+}
+
+// ends reads a last line, "" for none, and the end of the connection.
+func (s *session) ends(last string) {
+	s.t.Helper()
+	b, err := s.r.ReadString('\n')
+	if last == "" {
+		if b != "" {
+			s.t.Fatalf("%q, want the end", b)
+		}
+		return
+	}
+	if strings.TrimSuffix(b, "\r\n") != last {
+		s.t.Fatalf("%q, %v, want %q", b, err, last)
+	}
+	if b, err := s.r.ReadString('\n'); err == nil {
+		s.t.Fatalf("%q, want the end", b)
+	}
+}
+
+func tcpListener() masterproto.Listener { return masterproto.Listener{Name: "submission"} }
+
+// One process a client, as Dovecot ships it: ready, full, gone. The records are those
+// of the real login (masterproto's testdata).
+func TestOneClientAProcess(t *testing.T) {
+	s := self(t)
+	s.Env.ServiceCount = 1
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	c.AwaitCount(1)
+	x := connect(t, addr)
+	x.want("hello", "250 hello")
+	c.AwaitCount(0)
+	x.want("QUIT", "221 Bye")
+	x.ends("")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	if r := c.Records(); !slices.Equal(r, []uint32{1, 0}) {
+		t.Errorf("records %v", r)
+	}
+	if log := s.Log(); len(log) != 0 {
+		t.Errorf("log %q", log)
+	}
+}
+
+// available = min(client_limit, clients left) - active; the process ends after the last.
+func TestClientLimitAndServiceCount(t *testing.T) {
+	s := self(t)
+	s.Env.ClientLimit, s.Env.ServiceCount = 2, 3
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	c.AwaitCount(2)
+	a := connect(t, addr)
+	c.AwaitCount(1)
+	b := connect(t, addr)
+	c.AwaitCount(0)
+	a.want("QUIT", "221 Bye") // left 2, active 1
+	c.AwaitCount(1)
+	d := connect(t, addr) // left 2, active 2
+	c.AwaitCount(0)
+	b.want("QUIT", "221 Bye") // left 1, active 1
+	d.want("still here", "250 still here")
+	d.want("QUIT", "221 Bye")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// Without service_count the process stays; what does not fit waits for a slot.
+func TestSlotsAreFreed(t *testing.T) {
+	s := self(t)
+	s.Env.ClientLimit = 1
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	for range 20 {
+		a := connect(t, addr)
+		b := dial(t, addr)
+		a.want("x", "250 x")
+		a.want("QUIT", "221 Bye")
+		b.greeted()
+		b.want("QUIT", "221 Bye")
+		b.ends("")
+	}
+	c.AwaitCount(1)
+	if !c.Running() {
+		t.Error("the process ended")
+	}
+}
+
+// A listener that waits holds no slot (the trap of clause P1.10.2), and each client knows
+// by which one it came.
+func TestSeveralListeners(t *testing.T) {
+	s := self(t)
+	addrs := []string{
+		s.TCP(masterproto.Listener{Name: "submission"}),
+		s.TCP(masterproto.Listener{Name: "submissions", SSL: true}),
+		s.TCP(masterproto.Listener{Name: "behind a proxy", HAProxy: true}),
+		s.Unix(masterproto.Listener{Name: "login-sock"}),
+	}
+	s.Env.Listeners[2].Name = "proxied"
+	s.Start()
+	for range 5 {
+		for _, i := range []int{3, 1, 0, 2} {
+			x := dial(t, addrs[i])
+			want := []string{"submission - -", "submissions ssl -", "proxied - haproxy", "login-sock - -"}[i]
+			if got := x.greeted(); got != want {
+				t.Fatalf("came by %q, want %q", got, want)
+			}
+			x.want("QUIT", "221 Bye")
+			x.ends("")
+		}
+	}
+}
+
+// A fifo among the listeners is no client's way in, and no trouble.
+func TestFifoListener(t *testing.T) {
+	s := self(t)
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Add(f, masterproto.Listener{Name: "a-fifo"})
+	addr := s.TCP(tcpListener())
+	s.Start()
+	connect(t, addr).want("x", "250 x")
+	s.AwaitLog("echo: Warning: listener a-fifo is a fifo")
+}
+
+// All processes of a service poll the same sockets; each client gets one of them.
+func TestProcessesShareListeners(t *testing.T) {
+	s := self(t)
+	s.Env.ClientLimit = 1
+	addr := s.TCP(tcpListener())
+	pids := map[int]bool{}
+	const processes = 4
+	for range processes {
+		c := s.Start()
+		c.AwaitCount(1)
+		pids[c.PID] = true
+	}
+	for range 10 {
+		var all []*session
+		for range processes {
+			all = append(all, connect(t, addr))
+		}
+		seen := map[int]bool{}
+		for _, x := range all {
+			if !pids[x.PID] || seen[x.PID] {
+				t.Fatalf("process %d", x.PID)
+			}
+			seen[x.PID] = true
+			x.want("QUIT", "221 Bye")
+		}
+	}
+}
+
+// The dead pipe closes the listeners at once; an idle process ends.
+func TestDeadPipeIdle(t *testing.T) {
+	s := self(t)
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	c.AwaitCount(1)
+	s.Die()
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	if r := c.Records(); !slices.Equal(r, []uint32{1}) {
+		t.Errorf("records %v", r)
+	}
+	_ = addr
+}
+
+// With shutdown_clients = yes a busy process goes on for a while, then says 421.
+func TestDeadPipeBusy(t *testing.T) {
+	s := self(t)
+	s.Env.ClientLimit = 3
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	x := connect(t, addr)
+	s.Die()
+	c.AwaitNoListeners()
+	x.ends("421 4.3.2 Shutting down")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// With shutdown_clients = no it serves until the client leaves.
+func TestDeadPipeWithoutShutdown(t *testing.T) {
+	s := self(t, "-keep")
+	s.Environ = []string{"SERVICE_TEST_DELAY=1ms"}
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	x := connect(t, addr)
+	s.Die()
+	c.AwaitNoListeners()
+	time.Sleep(50 * time.Millisecond) // for what must not happen
+	x.want("still here", "250 still here")
+	x.want("QUIT", "221 Bye")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// SIGTERM: the line names who sent it, sessions end with 421, exit 0.
+func TestKick(t *testing.T) {
+	s := self(t)
+	s.Env.ClientLimit = 3
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	a, b := connect(t, addr), connect(t, addr)
+	c.Signal(syscall.SIGTERM)
+	a.ends("421 4.3.2 Shutting down")
+	b.ends("421 4.3.2 Shutting down")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	want := fmt.Sprintf("echo: Warning: Killed with signal 15 (by pid=%d uid=%d code=kill)", os.Getpid(), os.Getuid())
+	s.AwaitLog(want)
+	if r := c.Records(); r[len(r)-1] != 0 {
+		t.Errorf("records %v", r)
+	}
+}
+
+// A session that does not end is cut off, and the process ends without it.
+func TestKickOfTheDeaf(t *testing.T) {
+	s := self(t)
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	x := connect(t, addr)
+	x.want("DEAF", "250 what?")
+	c.Signal(syscall.SIGTERM)
+	x.ends("")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	s.AwaitLog("echo: Warning: 1 sessions did not end within 100ms, closing their connections")
+}
+
+// SIGINT ends an idle process, and is nothing to a busy one (clause P1.7.1).
+func TestIdleKill(t *testing.T) {
+	s := self(t)
+	addr := s.TCP(tcpListener())
+	busy := s.Start()
+	x := connect(t, addr)
+	busy.Signal(syscall.SIGINT)
+	time.Sleep(50 * time.Millisecond) // for what must not happen
+	x.want("still here", "250 still here")
+	idle := s.Start()
+	idle.AwaitCount(1)
+	idle.Signal(syscall.SIGINT)
+	if status := idle.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	x.want("still here", "250 still here")
+}
+
+// SIGQUIT: the master goes away; clients stay.
+func TestStop(t *testing.T) {
+	s := self(t)
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	x := connect(t, addr)
+	c.Signal(syscall.SIGQUIT)
+	c.AwaitNoListeners()
+	x.want("still here", "250 still here")
+	x.want("QUIT", "221 Bye")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+func TestHarmlessSignals(t *testing.T) {
+	s := self(t)
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	x := connect(t, addr)
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM} {
+		c.Signal(sig)
+	}
+	x.want("still here", "250 still here")
+	x.want("QUIT", "221 Bye")
+	x.ends("")
+	connect(t, addr)
+}
+
+// Retire: no more clients, those that are there stay.
+func TestRetire(t *testing.T) {
+	s := self(t)
+	s.Env.ClientLimit = 3
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	x := connect(t, addr)
+	x.want("RETIRE", "250 retired")
+	c.AwaitNoListeners()
+	c.AwaitCount(0)
+	x.want("still here", "250 still here")
+	x.want("QUIT", "221 Bye")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// When all processes are full, the oldest client that may be dropped makes room; one
+// that may not stays (clause P1.7.4).
+func TestQueueFull(t *testing.T) {
+	s := self(t)
+	s.Login = true
+	s.Env.ClientLimit = 3
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	spared := connect(t, addr)
+	spared.want("HOLD", "250 held")
+	oldest, newer := connect(t, addr), connect(t, addr)
+	c.AwaitCount(0)
+	waits := dial(t, addr)
+	newer.want("nothing happens without the flag", "250 nothing happens without the flag")
+	s.SetFull(true, c)
+	oldest.ends("421 4.0.0 Connection queue full")
+	waits.greeted()
+	newer.want("x", "250 x")
+	spared.want("x", "250 x")
+	again := dial(t, addr)
+	newer.ends("421 4.0.0 Connection queue full")
+	again.greeted()
+	s.SetFull(false, c)
+	patient := dial(t, addr)
+	waits.want("x", "250 x")
+	waits.want("QUIT", "221 Bye")
+	patient.greeted()
+	again.want("x", "250 x")
+}
+
+// With one client a process the drop comes after a moment, and the process makes way for
+// another one. The flag may have been set before the process was there.
+func TestQueueFullOneClientAProcess(t *testing.T) {
+	s := self(t)
+	s.Login = true
+	s.Env.ServiceCount = 1
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	c.AwaitCount(1)
+	s.SetFull(true)
+	x := connect(t, addr)
+	waits := dial(t, addr)
+	x.ends("421 4.0.0 Connection queue full")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	s.Start()
+	waits.greeted()
+}
+
+// A panic in one session: 421 there, its stack in the log, the others go on, and the
+// process retires.
+func TestPanic(t *testing.T) {
+	for _, verb := range []string{"PANIC", "PANIC GO"} {
+		t.Run(verb, func(t *testing.T) {
+			s := self(t)
+			s.Env.ClientLimit = 3
+			addr := s.TCP(tcpListener())
+			c := s.Start()
+			a, b := connect(t, addr), connect(t, addr)
+			a.say(verb)
+			a.ends("421 4.3.0 A bug")
+			c.AwaitNoListeners()
+			b.want("still here", "250 still here")
+			b.want("QUIT", "221 Bye")
+			if status := c.AwaitExit(); status != 0 {
+				t.Errorf("exit status %d", status)
+			}
+			s.AwaitLog("echo: Panic: panic in a session: oops")
+			if trace := s.AwaitLog("Raw backtrace: "); !strings.HasPrefix(trace, "echo: Error: Raw backtrace: #0 dovetail/internal/testkit/echo.serve") {
+				t.Error(trace)
+			}
+			if log := s.Log(); len(log) != 2 {
+				t.Errorf("log %q", log)
+			}
+		})
+	}
+}
+
+// What goes wrong at the start is one Fatal line and status 89, before any record.
+func TestFailingStart(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		log  string
+	}{
+		{[]string{"-fail", "setup"}, "echo: Fatal: ssl_cert: no such file"},
+		{[]string{"-fail", "start"}, "echo: Fatal: auth: no such socket"},
+		{[]string{"-fail", "panic"}, "echo: Panic: panic at the start: not thought of"},
+		{[]string{"-x"}, "echo: Fatal: command line: flag provided but not defined: -x"},
+	} {
+		s := self(t, c.args...)
+		s.TCP(tcpListener())
+		child := s.Start()
+		if status := child.AwaitExit(); status != 89 {
+			t.Errorf("%v: exit status %d", c.args, status)
+		}
+		s.AwaitLog(c.log)
+		if r := child.Records(); len(r) != 0 {
+			t.Errorf("%v: records %v", c.args, r)
+		}
+	}
+}
+
+// A process that is not ready yet ends all the same.
+func TestEndBeforeReady(t *testing.T) {
+	for name, end := range map[string]func(*fakemaster.Service, *fakemaster.Child){
+		"dead pipe": func(s *fakemaster.Service, _ *fakemaster.Child) { s.Die() },
+		"SIGTERM":   func(_ *fakemaster.Service, c *fakemaster.Child) { c.Signal(syscall.SIGTERM) },
+		"SIGQUIT":   func(_ *fakemaster.Service, c *fakemaster.Child) { c.Signal(syscall.SIGQUIT) },
+	} {
+		s := self(t, "-slow")
+		s.TCP(tcpListener())
+		c := s.Start()
+		for !strings.HasPrefix(c.Cmdline(), "dovecot/") || !catches(t, c.PID, syscall.SIGQUIT) {
+			time.Sleep(time.Millisecond)
+		}
+		end(s, c)
+		if status := c.AwaitExit(); status != 0 {
+			t.Errorf("%s: exit status %d", name, status)
+		}
+	}
+}
+
+// catches says whether a process has come so far that it listens to signals: only then
+// SIGPIPE is ignored, by which the runtime never does.
+func catches(t *testing.T, pid int, _ syscall.Signal) bool {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "SigIgn:"); ok {
+			mask, _ := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+			return mask&(1<<(syscall.SIGPIPE-1)) != 0
+		}
+	}
+	return false
+}
+
+// The master stops reading: what matters is sent when there is room again.
+func TestStatusPipeIsFull(t *testing.T) {
+	// The pipe is filled by the test with records of nobody before the process starts.
+	s := self(t)
+	s.PauseStatus()
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	x := connect(t, addr) // the process does not wait for its first record
+	x.want("x", "250 x")
+	if r := c.Records(); len(r) != 0 {
+		t.Errorf("records %v", r)
+	}
+	s.ResumeStatus()
+	c.AwaitCount(0)
+	x.want("QUIT", "221 Bye")
+	c.AwaitCount(1)
+}
+
+// Nobody reads the status pipe any more: the same as the dead pipe (clause P1.5.9).
+func TestStatusPipeIsBroken(t *testing.T) {
+	s := self(t)
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	c.AwaitCount(1)
+	s.CloseStatus()
+	x := connect(t, addr)
+	c.AwaitNoListeners()
+	x.want("still here", "250 still here")
+	x.want("QUIT", "221 Bye")
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+}
+
+// Without descriptors the log says so, the clients that are in are served, and others are
+// when there are descriptors again.
+func TestNoDescriptorsLeft(t *testing.T) {
+	s := self(t)
+	s.Env.ClientLimit = 1000
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	c.AwaitCount(1000)
+	var limit unix.Rlimit
+	if err := unix.Prlimit(c.PID, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 24, Max: 1024}, &limit); err != nil {
+		t.Fatal(err)
+	}
+	first := connect(t, addr)
+	for range 24 {
+		dial(t, addr)
+	}
+	s.AwaitLog("too many open files (")
+	first.want("x", "250 x")
+	if err := unix.Prlimit(c.PID, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1024, Max: 1024}, nil); err != nil {
+		t.Fatal(err)
+	}
+	connect(t, addr).want("x", "250 x")
+}
+
+// What the process executes has none of the master's descriptors.
+func TestDescriptorsAreNotInherited(t *testing.T) {
+	s := self(t)
+	s.Login = true
+	addr := s.TCP(tcpListener())
+	s.Start()
+	x := connect(t, addr)
+	// 0, 1 and 2 are exec's; 3 is the shell's for the directory it expands.
+	x.say("EXEC cd /proc/self/fd && echo *")
+	got := x.read()
+	if got != "250 0 1 2 3 <nil>" {
+		t.Errorf("open in a child: %s", got)
+	}
+}
+
+func TestTitle(t *testing.T) {
+	s := self(t)
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	x := connect(t, addr)
+	name := c.Cmdline()
+	if !strings.HasPrefix(name, "dovecot/") {
+		t.Fatal(name)
+	}
+	for _, text := range []string{"127.0.0.1", "1 clients, 0 of them with TLS, and some more that is longer than the command line", "x", ""} {
+		x.say("TITLE " + text)
+		x.read()
+		want := name + " [" + text + "]"
+		if text == "" {
+			want = name
+		}
+		if got := c.Cmdline(); got != want {
+			t.Errorf("title %q, want %q", got, want)
+		}
+	}
+	long := strings.Repeat("y", 8000)
+	x.say("TITLE " + long)
+	x.read()
+	if got := c.Cmdline(); !strings.HasPrefix(got, name+" [yyy") {
+		t.Errorf("long title %q", got)
+	}
+	x.want("EXEC echo $CONFIG_FILE$SERVICE_NAME", "250 echo <nil>") // the environment is a copy
+}
+
+// A version of the master that this program does not know is warned of once.
+func TestMasterVersion(t *testing.T) {
+	for version, warns := range map[string]bool{"2.3.19.1": false, "2.3.21.1": false, "": false, "dovetail 1.0": false, "2.4.1": true, "2.2.36": true} {
+		s := self(t)
+		s.Env.Version = version
+		s.TCP(tcpListener())
+		c := s.Start()
+		c.AwaitCount(1)
+		c.Signal(syscall.SIGTERM)
+		c.AwaitExit()
+		s.AwaitLog("Killed")
+		if log := s.Log(); (len(log) == 2) != warns {
+			t.Errorf("version %q: %q", version, log)
+		} else if warns && log[0] != "echo: Warning: The master's version is "+version+", this program knows Dovecot 2.3 (set version_ignore = yes to silence this)" {
+			t.Error(log[0])
+		}
+	}
+}
+
+// A bad environment is told, not served.
+func TestBadEnvironment(t *testing.T) {
+	s := self(t)
+	s.Env.ClientLimit = 0
+	c := s.Start()
+	if status := c.AwaitExit(); status != 89 {
+		t.Errorf("exit status %d", status)
+	}
+	s.AwaitLog("echo: Fatal: environment: CLIENT_LIMIT is 0")
+}
+
+// Somebody who starts the program in a shell reads what it is.
+func TestByHand(t *testing.T) {
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path)
+	cmd.Env = []string{"SERVICE_TEST_BY_HAND=1"}
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 89 {
+		t.Errorf("%v", err)
+	}
+	const want = "echo: a program for tests. It is not started by hand, but by a master: by `dovetail run -c FILE`, " +
+		"or by Dovecot with `executable = /path/to/echo` and `vsz_limit = 0` in its service block.\n"
+	if string(out) != want {
+		t.Errorf("%q", out)
+	}
+}
+
+// A Fatal from a session ends the process with a line.
+func TestFatal(t *testing.T) {
+	s := self(t)
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	connect(t, addr).say("FATAL")
+	if status := c.AwaitExit(); status != 89 {
+		t.Errorf("exit status %d", status)
+	}
+	s.AwaitLog("echo: Fatal: told to die")
+}
