@@ -1,25 +1,76 @@
 package transcripts
 
 import (
+	"flag"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"dovetail/internal/testkit/system"
 	"dovetail/internal/testkit/transcript"
 )
 
+var update = flag.Bool("update", false, "write differences.md")
+
 func TestMain(m *testing.M) { os.Exit(system.Main(m)) }
+
+func load(t *testing.T, globs ...string) (cases []*transcript.Case) {
+	t.Helper()
+	for _, glob := range globs {
+		more, err := transcript.LoadAll(glob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(more) == 0 {
+			t.Fatalf("%s names no transcript", glob)
+		}
+		cases = append(cases, more...)
+	}
+	return cases
+}
 
 // The recordings replay against the server they were made with: that proves the replayer.
 func TestTheirs(t *testing.T) {
-	cases, err := transcript.LoadAll("[0-6]?-*.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range cases {
+	for _, c := range load(t, "[0-6]?-*.txt") {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
 			transcript.Replay(t, system.Dovecot, c.With(system.Dovecot, Peculiarities))
 		})
 	}
 }
+
+// Our programs replay the recordings, but for what they do differently on purpose. Login
+// proxying (56 to 65) and BURL (66 to 68) are not built.
+func replayOurs(t *testing.T, sys system.System) {
+	sys.Need(t)
+	variants := map[string]*transcript.Case{}
+	for _, v := range load(t, "variants/*.txt") {
+		variants[v.Name] = v
+	}
+	own, _ := transcript.LoadAll("own/*.txt")
+	for _, c := range append(load(t, "[0-4]?-*.txt", "5[0-5]-*.txt"), own...) {
+		if v := variants[c.Name]; v != nil && v.For(sys) {
+			c = v
+		} else if len(c.Sides) > 0 && !c.For(sys) {
+			continue // of our own, and about the other half
+		}
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			c := c.With(sys, slices.Concat(Rules, Peculiarities))
+			if dir := filepath.Dir(c.Path); dir != "." {
+				t.Logf("%s: %s", c.Path, strings.Join(c.Differences, ", "))
+			}
+			if len(c.Used) > 0 {
+				t.Logf("rules: %s", strings.Join(c.Used, ", "))
+			}
+			transcript.Replay(t, sys, c)
+		})
+	}
+}
+
+func TestOursLogin(t *testing.T)  { replayOurs(t, system.OursLogin) }
+func TestOursWorker(t *testing.T) { replayOurs(t, system.OursWorker) }
+func TestOursBoth(t *testing.T)   { replayOurs(t, system.OursBoth) }
+func TestStandalone(t *testing.T) { replayOurs(t, system.Standalone) }

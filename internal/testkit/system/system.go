@@ -82,6 +82,7 @@ func (s System) Need(t testing.TB) {
 	t.Helper()
 	need.Root(t)
 	need.Dovecot(t) // also for Standalone: the two users, and doveadm's password schemes
+	s.programs(t)
 }
 
 // base is the base configuration of the transcripts (tests/transcripts/README.md).

@@ -98,7 +98,8 @@ func (c *Case) ExtraLog(form string, count int) {
 }
 
 // FailedAttempts counts the replies that refuse a login attempt: to AUTH or its lines,
-// but not to an AUTH whose form was wrong or that came too early.
+// but not to an AUTH whose form was wrong or that came too early. The 451 and 421 of a
+// worker are no refusals of the login.
 func (c *Case) FailedAttempts() (n int) {
 	asked := false
 	for _, e := range c.Events {
@@ -111,7 +112,7 @@ func (c *Case) FailedAttempts() (n int) {
 		case e.Kind == Server && asked && !strings.HasPrefix(s, "334"):
 			asked = false
 			refused := strings.HasPrefix(s, "4") || strings.HasPrefix(s, "5")
-			if refused && !strings.HasPrefix(s, "421") && !strings.HasPrefix(s, "530 ") && !strings.HasPrefix(s, "503 ") &&
+			if refused && !strings.HasPrefix(s, "421 ") && !strings.HasPrefix(s, "451 ") && !strings.HasPrefix(s, "530 ") && !strings.HasPrefix(s, "503 ") &&
 				s != "501 5.5.4 Missing SASL mechanism parameter" && s != "501 5.5.4 Invalid parameters" {
 				n++
 			}

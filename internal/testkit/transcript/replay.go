@@ -244,6 +244,8 @@ func (r *replay) clientEvent(t *testing.T, i int) error {
 			return nil
 		}
 		return err
+	case "shutdown":
+		return s.closeWrite()
 	case "close":
 		if x := s.excess(); x != "" {
 			return fmt.Errorf("not expected: %s", show(x))

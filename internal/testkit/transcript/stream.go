@@ -151,6 +151,14 @@ func (s *stream) close() {
 	}
 }
 
+// closeWrite ends the stream to the peer; what it sends is still read.
+func (s *stream) closeWrite() error {
+	if cw, ok := s.conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return fmt.Errorf("%T cannot be closed by half", s.conn)
+}
+
 func (s *stream) reset() {
 	if tcp, ok := s.raw.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)

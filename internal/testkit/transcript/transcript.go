@@ -36,7 +36,7 @@ type Event struct {
 	Conn   int  // 1 or 2: which client connection
 	Action bool // "C! ..." instead of "C: ..."
 	Text   Text
-	Word   string        // of an action: connect, starttls, close, wait, eof, tls-failed, tls, error, rst
+	Word   string        // of an action: connect, starttls, shutdown, close, wait, eof, tls-failed, tls, error, rst
 	TLS    bool          // of connect
 	Source string        // of connect: "127.0.0.2", "" for any
 	Wait   time.Duration // of wait
@@ -212,7 +212,7 @@ func (c *Case) event(n int, line string) error {
 
 // actions lists the words of each side.
 var actions = map[Kind]string{
-	Client: " connect starttls close wait ",
+	Client: " connect starttls shutdown close wait ",
 	Server: " eof tls-failed ",
 	ToMTA:  " connect tls eof error ",
 	MTA:    " close rst wait ",
