@@ -1,0 +1,11 @@
+//go:build linux && (amd64 || arm64)
+
+package entry
+
+// The line's text, before and after the name of the service. The assembly reads them as
+// they lie in the data section, before anything of Go has run.
+var (
+	lowText     = "The address space limit is too low to start: this program reserves more than 1 GiB, and uses little of it. Set vsz_limit = 0"
+	lowService  = " in service "
+	plainPrefix = "Fatal: "
+)
