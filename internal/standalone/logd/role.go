@@ -94,7 +94,7 @@ func Main() int {
 	if r.errors != nil {
 		go r.serveErrors() // ends when the listener is closed
 	}
-	if err := r.report(); err != nil {
+	if err := r.report(r.env.ClientLimit); err != nil {
 		r.log.Error("writing status: %v", err)
 	}
 	all.Wait()
@@ -150,9 +150,9 @@ func (r *role) listeners() error {
 	return nil
 }
 
-// report is the one status record: the process is ready, and stays so.
-func (r *role) report() error {
-	b := masterproto.Status{PID: int32(os.Getpid()), Generation: r.env.Generation, Available: r.env.ClientLimit}.Append(nil)
+// report is a status record: the process is ready, and stays so until the master goes.
+func (r *role) report(available uint32) error {
+	b := masterproto.Status{PID: int32(os.Getpid()), Generation: r.env.Generation, Available: available}.Append(nil)
 	_, err := unix.Write(masterproto.StatusFD, b)
 	return err
 }
@@ -257,7 +257,7 @@ func (r *role) signal(signals <-chan os.Signal) {
 		case unix.SIGQUIT:
 			r.closeErrors()
 		case unix.SIGINT: // idle kill, which is for others
-			_ = r.report()
+			_ = r.report(r.env.ClientLimit)
 		}
 	}
 }
@@ -275,6 +275,7 @@ func (r *role) watchMaster() {
 	for {
 		if n, err := unix.Poll(fds, -1); n > 0 || err != nil && err != unix.EINTR {
 			r.closeErrors()
+			_ = r.report(0)
 			return
 		}
 	}

@@ -150,8 +150,8 @@ func removeSockets(dir string) []error {
 	return errs
 }
 
-// alive says whether somebody listens on the socket at path: anything but a refused
-// connection counts.
+// alive says whether somebody listens on the socket at path. What is there but cannot be
+// connected to counts, unless that is because nobody listens.
 func alive(path string) bool {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -159,5 +159,5 @@ func alive(path string) bool {
 	}
 	defer unix.Close(fd)
 	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
-	return err != unix.ECONNREFUSED && err != unix.ENOENT
+	return err != unix.ECONNREFUSED && err != unix.ENOENT && err != unix.EINVAL // too long a path
 }

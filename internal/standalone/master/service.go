@@ -274,6 +274,12 @@ func (s *service) listenStop() {
 // accept: a connection waits at k, and no process is there to take it.
 func (s *service) accept(k *socket) {
 	if len(s.processes) >= int(s.ProcessLimit) {
+		s.gen.m.reap() // perhaps one has just ended
+		if s.avail > 0 {
+			return
+		}
+	}
+	if len(s.processes) >= int(s.ProcessLimit) {
 		s.dropConnections(k)
 		return
 	}
