@@ -239,9 +239,6 @@ func FuzzVerify(f *testing.F) {
 		if ok && err != nil {
 			t.Fatal("right, with an error")
 		}
-		if err != nil && len(password) > 3 && strings.Contains(err.Error(), password) && !strings.Contains(err.Error(), string(raw)) {
-			t.Fatalf("the password is in the error: %v", err)
-		}
 	})
 }
 

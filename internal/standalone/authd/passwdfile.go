@@ -1,0 +1,531 @@
+package authd
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"dovetail/internal/standalone/authd/password"
+)
+
+const (
+	maxPasswdLine  = 64 << 10
+	maxPasswdFile  = 256 << 20 // octets
+	maxPasswdFiles = 1000      // that a path with %variables keeps in memory
+
+	slowAtStart  = 60 * time.Second // a Warning says how long reading took
+	slowAtReload = 10 * time.Second
+)
+
+// A passwdUser is a line of a passwd-file:
+//
+//	user:password:uid:gid:gecos:home:shell:extra fields
+//
+// Fields may be missing from the right.
+type passwdUser struct {
+	password    string
+	hasPassword bool
+	uid, gid    int64 // -1: none
+	noUserdb    bool  // the line is for passdbs only
+	home        string
+	extra       []pair
+	listed      bool // it has at least a uid's place
+}
+
+// parsePasswdLine reads a line, which is neither empty nor a comment. userdb says that
+// somebody asks for uid, gid and home. An error's text has nothing of the password.
+func parsePasswdLine(line string, userdb bool, s *Server) (name string, u passwdUser, err error) {
+	f := strings.Split(line, ":")
+	name, f = f[0], f[1:]
+	u.uid, u.gid = -1, -1
+	u.listed = len(f) > 1
+	if len(f) > 0 {
+		if u.password, err = parsePasswdPassword(f[0]); err != nil {
+			return name, u, fmt.Errorf("User %s has invalid password", name) //nolint:staticcheck // Dovecot's words
+		}
+		u.hasPassword = true
+		f = f[1:]
+	}
+	next := func() (string, bool) {
+		if len(f) == 0 {
+			return "", false
+		}
+		v := f[0]
+		f = f[1:]
+		return v, true
+	}
+	uid, _ := next()
+	if userdb && uid != "" {
+		id, ok := s.lookupUID(uid)
+		if !ok || id == 0 {
+			return name, u, fmt.Errorf("User %s has invalid UID '%s'", name, uid) //nolint:staticcheck // Dovecot's words
+		}
+		u.uid = int64(id)
+	}
+	gid, ok := next()
+	u.noUserdb = !ok
+	if userdb && gid != "" {
+		id, ok := s.lookupGID(gid)
+		if !ok || id == 0 {
+			return name, u, fmt.Errorf("User %s has invalid GID '%s'", name, gid) //nolint:staticcheck // Dovecot's words
+		}
+		u.gid = int64(id)
+	}
+	_, _ = next() // gecos
+	home, _ := next()
+	if userdb {
+		u.home = home
+	}
+	_, _ = next() // shell
+	if len(f) == 0 {
+		return name, u, nil
+	}
+	extra := strings.Join(f, ":")
+	if f[0] == "" { // the old form, with a place for flags, then mail
+		extra = ""
+		if len(f) > 1 && f[1] != "" && userdb {
+			extra = "userdb_mail=" + strings.Join(f[1:], ":")
+		}
+	}
+	for _, w := range strings.Split(extra, " ") {
+		if w != "" {
+			k, v, _ := strings.Cut(w, "=")
+			u.extra = append(u.extra, pair{k, v})
+		}
+	}
+	return name, u, nil
+}
+
+// parsePasswdPassword understands pam_pwdfile's password[13] (DES), [34] (MD5), [56].
+func parsePasswdPassword(p string) (string, error) {
+	n := len(p)
+	if n <= 4 || p[0] == '{' || p[0] == '$' || p[n-1] != ']' || p[n-4] != '[' {
+		return p, nil
+	}
+	switch kind, p := p[n-3:n-1], p[:n-4]; kind {
+	case "34":
+		return "{PLAIN-MD5}" + p, nil
+	case "56":
+		if len(p) != 32 {
+			return "", errors.New("invalid")
+		}
+		return "{DIGEST-MD5}" + p, nil
+	default:
+		return "{CRYPT}" + p, nil
+	}
+}
+
+// A passwdTable is what was read of a file; it is constant.
+type passwdTable struct {
+	users map[string]passwdUser
+	names []string // in the file's order
+	stamp stamp
+}
+
+// A stamp tells versions of a file apart.
+type stamp struct {
+	modified time.Time
+	size     int64
+	inode    uint64
+}
+
+func stampOf(i os.FileInfo) stamp {
+	s := stamp{modified: i.ModTime(), size: i.Size()}
+	if st, ok := i.Sys().(*syscall.Stat_t); ok {
+		s.inode = st.Ino
+	}
+	return s
+}
+
+// A passwdDB is the files of one path, which may have %variables. Passdbs and userdbs with
+// the same path share it.
+type passwdDB struct {
+	srv     *Server
+	path    string
+	vars    bool
+	userdb  bool // set while the server is built, as is warn
+	warn    bool // lines without userdb fields are errors
+	mu      sync.Mutex
+	files   map[string]*passwdFile // guarded by mu; by expanded path
+	defFile *passwdFile            // without %variables
+}
+
+// A passwdFile is one file.
+type passwdFile struct {
+	db     *passwdDB
+	path   string
+	mu     sync.Mutex   // held while the file is looked at and read
+	table  *passwdTable // guarded by mu; nil if it could not be read
+	opened *os.File     // guarded by mu; opened as root, for when nothing else can be
+}
+
+// passwdDB returns the one of a path.
+func (s *Server) passwdDB(path string, userdb bool) *passwdDB {
+	for _, db := range s.passwd {
+		if db.path == path {
+			db.userdb = db.userdb || userdb
+			return db
+		}
+	}
+	db := &passwdDB{srv: s, path: path, userdb: userdb, files: map[string]*passwdFile{}}
+	for i := 0; i+1 < len(path); i++ {
+		if path[i] == '%' {
+			i++
+			db.vars = db.vars || path[i] != '%'
+		}
+	}
+	if !db.vars {
+		db.defFile = &passwdFile{db: db, path: strings.ReplaceAll(path, "%%", "%")}
+	}
+	s.passwd = append(s.passwd, db)
+	return db
+}
+
+// open reads the file of a path without variables, and keeps it open. Root calls it before
+// rights are dropped. That it cannot is logged, and a temporary failure until it can.
+func (db *passwdDB) open() {
+	if db.defFile == nil {
+		return
+	}
+	f := db.defFile
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.readLocked(true); err != nil {
+		db.srv.log.Error("passwd-file %s: %s", f.path, err)
+	}
+}
+
+// file returns the file that concerns the request.
+func (db *passwdDB) file(r *request) (*passwdFile, error) {
+	if db.defFile != nil {
+		return db.defFile, nil
+	}
+	path, err := r.expand(db.path, r.user, cutPath)
+	if err != nil {
+		return nil, err
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	f := db.files[path]
+	if f == nil {
+		for old := range db.files { // any one: it is read again when it is asked for
+			if len(db.files) < maxPasswdFiles {
+				break
+			}
+			delete(db.files, old)
+		}
+		f = &passwdFile{db: db, path: path}
+		db.files[path] = f
+	}
+	return f, nil
+}
+
+// errMissing: there is no such file.
+var errMissing = errors.New("missing passwd file")
+
+// current returns the table of the file as it is now. For a path with variables a missing
+// file is errMissing.
+func (f *passwdFile) current(r *request) (*passwdTable, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info, err := os.Stat(f.path)
+	if err != nil && f.opened != nil && errors.Is(err, fs.ErrPermission) {
+		info, err = f.opened.Stat() // we may not even look into the directory
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		f.table = nil
+		if f.db.vars {
+			return nil, errMissing
+		}
+	}
+	if err != nil {
+		f.table = nil
+		return nil, fmt.Errorf("stat(%s) failed: %s", f.path, errnoText(err))
+	}
+	if f.table != nil && f.table.stamp == stampOf(info) {
+		return f.table, nil
+	}
+	if err := f.readLocked(false); err != nil {
+		return nil, err
+	}
+	return f.table, nil
+}
+
+// readLocked reads the file. With keep it stays open. If it cannot be opened because
+// rights were dropped, what root opened before is read again, if it is still that file.
+func (f *passwdFile) readLocked(keep bool) error {
+	f.table = nil
+	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil && f.opened != nil && errors.Is(err, fs.ErrPermission) && f.sameLocked() {
+		file, err = f.opened, nil
+		keep = true
+	}
+	if err != nil {
+		return fmt.Errorf("open(%s) failed: %s", f.path, errnoText(err))
+	}
+	if !keep {
+		defer file.Close()
+	}
+	began := time.Now()
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("it is not a regular file")
+	}
+	if err != nil {
+		if keep && file != f.opened {
+			file.Close()
+		}
+		return fmt.Errorf("fstat(%s) failed: %s", f.path, errnoText(err))
+	}
+	if keep {
+		f.opened = file
+	}
+	t, err := f.db.parse(f.path, io.NewSectionReader(file, 0, maxPasswdFile+1))
+	if err != nil {
+		return fmt.Errorf("read(%s) failed: %s", f.path, errnoText(err))
+	}
+	t.stamp = stampOf(info)
+	f.table = t
+	took := time.Since(began)
+	if keep && took > slowAtStart || !keep && took > slowAtReload {
+		f.db.srv.log.Warning("passwd-file %s: Reading %d users took %d secs", f.path, len(t.users), int(took.Seconds()))
+	} else if f.db.srv.protocols[0].set.debug {
+		f.db.srv.debugLog.Debug("passwd-file %s: Read %d users in %d secs", f.path, len(t.users), int(took.Seconds()))
+	}
+	return nil
+}
+
+// sameLocked says whether the path still leads to the file that is open, as far as we may
+// look.
+func (f *passwdFile) sameLocked() bool {
+	a, err := f.opened.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(f.path)
+	return err != nil && errors.Is(err, fs.ErrPermission) || err == nil && os.SameFile(a, b)
+}
+
+// parse reads the lines. Those that are wrong are logged and left out.
+func (db *passwdDB) parse(path string, in io.Reader) (*passwdTable, error) {
+	t := &passwdTable{users: map[string]passwdUser{}}
+	br := bufio.NewReaderSize(in, maxPasswdLine)
+	total, number := 0, 0
+	for {
+		line, err := br.ReadSlice('\n')
+		number++
+		total += len(line)
+		if total > maxPasswdFile {
+			return nil, fmt.Errorf("more than %d bytes", maxPasswdFile)
+		}
+		if err == bufio.ErrBufferFull {
+			db.srv.log.Error("passwd-file %s: line %d has more than %d bytes", path, number, maxPasswdLine)
+			for err == bufio.ErrBufferFull {
+				line, err = br.ReadSlice('\n')
+				total += len(line)
+			}
+			if err == nil {
+				continue
+			}
+			line = nil
+		}
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		text := bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		if len(text) > 0 && text[0] != ':' && text[0] != '#' {
+			db.add(t, path, string(text))
+		}
+		if err == io.EOF {
+			return t, nil
+		}
+	}
+}
+
+func (db *passwdDB) add(t *passwdTable, path, line string) {
+	name, u, err := parsePasswdLine(line, db.userdb, db.srv)
+	if _, twice := t.users[name]; twice {
+		err = fmt.Errorf("User %s exists more than once", name) //nolint:staticcheck // Dovecot's words
+	}
+	if err != nil {
+		db.srv.log.Error("passwd-file %s: %s", path, sanitize(err.Error(), 512))
+		return
+	}
+	if db.warn && db.userdb && u.noUserdb {
+		db.srv.log.Error("passwd-file %s: User %s is missing userdb info", path, sanitize(name, 128))
+	}
+	t.users[name] = u
+	t.names = append(t.names, name)
+}
+
+// lookup finds the request's user. ok false: there is none, or failed says why not.
+func (db *passwdDB) lookup(r *request, usernameFormat string) (u passwdUser, ok, failed bool) {
+	f, err := db.file(r)
+	if err != nil {
+		r.dbError("Failed to expand passwd-file path %s: %s", db.path, err)
+		return u, false, true
+	}
+	t, err := f.current(r)
+	if errors.Is(err, errMissing) {
+		r.logInfo("missing passwd file: %s", f.path)
+		return u, false, false
+	}
+	if err != nil {
+		r.dbError("%s", err)
+		return u, false, true
+	}
+	name, err := r.expand(usernameFormat, r.user, escapeQuotes)
+	if err != nil {
+		r.dbError("Failed to expand username_format=%s: %s", usernameFormat, err)
+		return u, false, true
+	}
+	r.dbDebug("lookup: user=%s file=%s", name, f.path)
+	if u, ok = t.users[name]; !ok {
+		r.logFailure("unknown user")
+	}
+	return u, ok, false
+}
+
+// passwdPass is the passdb driver passwd-file.
+type passwdPass struct {
+	db             *passwdDB
+	scheme         string
+	usernameFormat string
+}
+
+// newPasswdPass reads "scheme=S username_format=F /path" (clause C19.13).
+func newPasswdPass(args string, s *Server) (*passwdPass, error) {
+	p := &passwdPass{scheme: "CRYPT", usernameFormat: "%u"}
+	for args != "" && args[0] != '/' {
+		word, rest, _ := strings.Cut(args, " ")
+		args = rest
+		key, value, _ := strings.Cut(word, "=")
+		switch key {
+		case "":
+		case "scheme":
+			if !password.Known(value) {
+				return nil, fmt.Errorf("passdb passwd-file: args: unknown password scheme %s (known are %s)", value, strings.Join(password.Names(), " "))
+			}
+			p.scheme = value
+		case "username_format":
+			p.usernameFormat = value
+		default:
+			return nil, fmt.Errorf("passdb passwd-file: args: Unknown setting: %s (the path must begin with /)", key)
+		}
+	}
+	if args == "" {
+		return nil, errors.New("passdb passwd-file: Missing args")
+	}
+	p.db = s.passwdDB(args, false)
+	return p, nil
+}
+
+func (p *passwdPass) find(r *request) (stored, scheme string, ok bool, _ passResult) {
+	u, ok, failed := p.db.lookup(r, p.usernameFormat)
+	switch {
+	case failed:
+		return "", "", false, passInternalFailure
+	case !ok:
+		return "", "", false, passUserUnknown
+	}
+	scheme, stored, named := password.Split(u.password)
+	if !named {
+		scheme = p.scheme
+	}
+	r.setField("password", "{"+scheme+"}"+stored)
+	if err := template(u.extra).apply(r, r.setField); err != nil {
+		r.dbError("Failed to expand extra field %s", err.where())
+		return "", "", false, passInternalFailure
+	}
+	return stored, scheme, true, passOK
+}
+
+// passwdUserdb is the userdb driver passwd-file.
+type passwdUserdb struct {
+	db             *passwdDB
+	usernameFormat string
+}
+
+// newPasswdUser reads "username_format=F /path".
+func newPasswdUser(args string, s *Server) (*passwdUserdb, error) {
+	u := &passwdUserdb{usernameFormat: "%u"}
+	if rest, ok := strings.CutPrefix(args, "username_format="); ok {
+		u.usernameFormat, args, _ = strings.Cut(rest, " ")
+	}
+	if args == "" {
+		return nil, errors.New("userdb passwd-file: Missing args")
+	}
+	if args[0] != '/' {
+		return nil, fmt.Errorf("userdb passwd-file: args: the path %q must begin with /", args)
+	}
+	u.db = s.passwdDB(args, true)
+	return u, nil
+}
+
+func (p *passwdUserdb) find(r *request) userResult {
+	u, ok, failed := p.db.lookup(r, p.usernameFormat)
+	switch {
+	case failed:
+		return userInternalFailure
+	case !ok || u.noUserdb:
+		return userUnknown
+	}
+	if u.uid >= 0 {
+		r.setUserdbField("uid", strconv.FormatInt(u.uid, 10))
+	}
+	if u.gid >= 0 {
+		r.setUserdbField("gid", strconv.FormatInt(u.gid, 10))
+	}
+	if u.home != "" {
+		r.setUserdbField("home", u.home)
+	}
+	var t template
+	for _, p := range u.extra {
+		if k, ok := strings.CutPrefix(p.key, "userdb_"); ok {
+			t = append(t, pair{k, p.value})
+		}
+	}
+	if err := t.apply(r, r.setUserdbField); err != nil {
+		r.dbError("Failed to expand extra field %s", err.where())
+		return userInternalFailure
+	}
+	return userOK
+}
+
+func (p *passwdUserdb) list(r *request, each func(string) bool) error {
+	if p.db.vars {
+		return errors.New("passwd-file: User iteration isn't currently supported with %variable paths")
+	}
+	t, err := p.db.defFile.current(r)
+	if err != nil {
+		return err
+	}
+	for _, n := range t.names {
+		if (p.db.warn || t.users[n].listed) && !each(n) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// errnoText is the text of the system's error alone.
+func errnoText(err error) string {
+	var no syscall.Errno
+	if errors.As(err, &no) {
+		if no == syscall.EACCES {
+			return fmt.Sprintf("Permission denied (euid=%d egid=%d)", os.Geteuid(), os.Getegid())
+		}
+		s := no.Error()
+		return strings.ToUpper(s[:1]) + s[1:]
+	}
+	return err.Error()
+}
