@@ -71,9 +71,9 @@ const (
 )
 
 func TestAddressSpace(t *testing.T) {
-	var as *syscall.SysProcAttr
+	var who *syscall.SysProcAttr
 	if mayRaiseLimits(t) { // what that allows has a test of its own
-		as = nobody
+		who = nobody
 	}
 	for name, flags := range map[string][]string{"exe": nil, "pie": {"-buildmode=pie"}} {
 		if name == "pie" && !pieWorks(t) {
@@ -104,7 +104,7 @@ func TestAddressSpace(t *testing.T) {
 			{"names that only begin alike", []string{as(stock, stock)}, []string{"LOG_SERVICES=1", "SERVICE_NAMES=x", "LOG_SERV=1", "SERVICE_=x", ""}, false, "Fatal: " + text + "\n"},
 			{"a long name", []string{as(stock, stock)}, []string{"SERVICE_NAME=" + strings.Repeat("n", 300)}, false, "Fatal: " + text + " in service " + strings.Repeat("n", 200) + "\n"},
 		} {
-			got := run(t, as, path, c.env, c.limits...)
+			got := run(t, who, path, c.env, c.limits...)
 			want := result{pid: got.pid}
 			if c.started {
 				want.out = hello
