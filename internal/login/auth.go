@@ -15,19 +15,20 @@ import (
 
 // attempts is what is remembered of the logins that a client tried.
 type attempts struct {
-	ready     bool // the auth service was there
-	count     int
-	successes int
-	first     time.Time
-	user      string // as the auth service says it
-	mechanism string
-	fields    tabline.Fields // of the last OK or FAIL
-	failure   failure        // of the last attempt that failed
-	aborted   bool           // the last attempt was cancelled by the client
-	pending   bool           // an exchange goes on
-	continued bool           // ... and it is the client's turn
-	finishing bool           // the auth service has said OK
-	lostAuth  bool           // the auth service's connection was lost
+	ready       bool // the auth service was there
+	count       int
+	successes   int
+	first       time.Time
+	user        string // as the auth service says it
+	mechanism   string
+	fields      tabline.Fields // of the last OK or FAIL
+	failure     failure        // of the last attempt that failed
+	aborted     bool           // the last attempt was cancelled by the client
+	pending     bool           // an exchange goes on
+	continued   bool           // ... and it is the client's turn
+	finishing   bool           // the auth service has said OK
+	proxyFailed bool           // a backend refused the login
+	lostAuth    bool           // the auth service's connection was lost
 }
 
 // A failure says how the summary of a session that never logged in calls its last attempt.
@@ -312,13 +313,6 @@ func (se *session) succeeded(cmd *server.Command, ex *authclient.Exchange, pendi
 	return se.handOver(ex, pending)
 }
 
-// proxy would pass the client on to a backend.
-func (se *session) proxy(cmd *server.Command) error {
-	se.s.log.Error("proxy(%s): login proxying is not built yet", sanitise(se.auth.user))
-	se.refused(cmd, se.temporary())
-	return nil
-}
-
 // limit ends a session that would be one too many for its user and address (clauses S1.20,
 // P6.5). Who cannot be counted may come.
 func (se *session) limit() error {
@@ -337,6 +331,7 @@ func (se *session) limit() error {
 		return nil
 	}
 	text := "Maximum number of connections from user+IP exceeded (mail_max_userip_connections=" + itoa(int(max)) + ")"
+	se.noExtra = true
 	se.end(text, smtp.NewReply(421, "4.7.0", text))
 	return errClosed
 }

@@ -7,10 +7,12 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"dovetail/internal/dovecot/authclient"
 	"dovetail/internal/dovecot/handoff"
 	"dovetail/internal/smtp"
+	"dovetail/internal/splice"
 )
 
 // errHandedOver says that the worker talks with the client from now on.
@@ -56,7 +58,7 @@ func (se *session) handOver(ex *authclient.Exchange, pending string) error {
 	sub.Pending = early
 	req.Payload = sub.Append(nil)
 
-	client := handoff.Descriptor(se.sock.raw)
+	client := handoff.Descriptor(se.sock.Raw)
 	if se.tls != nil || len(rest) > 0 {
 		near, far, err := handoff.SocketPair()
 		if err != nil {
@@ -64,14 +66,16 @@ func (se *session) handOver(ex *authclient.Exchange, pending string) error {
 		}
 		defer far.Close()
 		client = far
-		se.forward = &forwarder{near: newSocket(near), early: rest}
+		se.forward = &splice.Stream{
+			Client: se.clientEnd(), Server: splice.Plain(splice.NewSocket(near)), ToServer: rest, Go: se.client.Go,
+		}
 	}
 	stop := se.c.Watch(func() { se.end("Connection closed", smtp.Reply{}) })
 	reply, err := handoff.Send(se.ctx, path, req, client)
 	stop()
 	if err != nil {
 		if se.forward != nil {
-			se.forward.near.Close()
+			se.forward.Server.Sock.Close()
 			se.forward = nil
 		}
 		return se.notTaken(ex, err)
@@ -101,14 +105,23 @@ func (se *session) notTaken(ex *authclient.Exchange, err error) error {
 
 const internalFailure = "Internal login failure. Refer to server log for more information."
 
-// afterLogin logs, and goes on between client and worker where that is needed.
+// cutAfter is how long a worker has, at a shutdown, to say its 421.
+const cutAfter = 4 * time.Second
+
+// afterLogin goes on between the client and whoever has it now, where that is needed.
 func (se *session) afterLogin(ctx context.Context) {
-	se.log.loggedIn()
-	if se.forward == nil {
+	switch {
+	case se.passing != nil:
+		se.runProxy(ctx)
+	case se.forward != nil:
+		se.log.loggedIn()
+		stop := context.AfterFunc(ctx, func() { time.AfterFunc(cutAfter, se.forward.Close) })
+		defer stop()
+		se.forward.Run()
+	default:
+		se.log.loggedIn()
 		se.sock.Close() // the worker has a descriptor of its own
-		return
 	}
-	se.forward.run(ctx, se)
 }
 
 // short leaves out a name that no host has: it would take room from the client's input.

@@ -2,7 +2,6 @@ package login
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -37,8 +36,12 @@ func sanitise(s string) string {
 	return s
 }
 
-// line writes message in the form of login_log_format.
-func (l sessionLog) line(message string) {
+// line writes message in the form of login_log_format; error does so as an error.
+func (l sessionLog) line(message string) { l.se.s.log.Info("%s", l.text(message)) }
+
+func (l sessionLog) error(message string) { l.se.s.log.Error("%s", l.text(message)) }
+
+func (l sessionLog) text(message string) string {
 	se := l.se
 	var elements []string
 	for _, e := range se.view.elements {
@@ -68,7 +71,7 @@ func (l sessionLog) line(message string) {
 	if err != nil {
 		se.s.log.Error("Failed to expand login_log_format=%s: %v", se.view.set.LogFormat, err)
 	}
-	se.s.log.Info("%s", text)
+	return text
 }
 
 func noValues(key byte, long string) (string, bool) {
@@ -231,7 +234,10 @@ func (l sessionLog) disconnected() {
 	if se.auth.pending {
 		reason += " (unfinished AUTH command)"
 	}
-	l.line("Disconnected: " + reason + " " + l.extra())
+	if !se.noExtra {
+		reason += " " + l.extra()
+	}
+	l.line("Disconnected: " + reason)
 }
 
 // extra says what the client tried, the first that applies (clause S10.3).
@@ -265,6 +271,7 @@ func (l sessionLog) extra() string {
 		}},
 		{a.aborted && only, fixed("(aborted authentication)")},
 		{a.lostAuth, fixed("(auth process communication failure)")},
+		{a.proxyFailed, fixed("(proxy dest auth failed)")},
 		{a.successes > 0, func() string { return fmt.Sprintf("(internal failure, %d successful auths)", a.successes) }},
 		{a.failure == failAuthz, func() string { return tries("authorization failed") }},
 		{a.failure == failTemporary, fixed("(auth service reported temporary failure)")},
@@ -283,12 +290,3 @@ func (l sessionLog) extra() string {
 }
 
 func fixed(s string) func() string { return func() string { return s } }
-
-// errnoText is what the system says, without Go's words around it.
-func errnoText(op *net.OpError) string {
-	text := op.Err.Error()
-	if se, ok := op.Err.(*os.SyscallError); ok {
-		text = se.Err.Error()
-	}
-	return strings.ToUpper(text[:1]) + text[1:]
-}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"dovetail/internal/dovecot/authclient"
 	"dovetail/internal/dovecot/config"
 	"dovetail/internal/dovecot/masterproto"
+	"dovetail/internal/login/proxy"
 	"dovetail/internal/process/event"
 	"dovetail/internal/process/service"
 	"dovetail/internal/tlsconf"
@@ -45,9 +47,13 @@ type process struct {
 	worker, authPath, rawlogDir string
 	implicitTLS                 bool
 
-	mu    sync.Mutex
-	views map[addresses]*view                  // guarded by mu
-	names map[netip.Addr]*tlsconf.Names[*view] // guarded by mu: by local address, then server name
+	outgoing *tlsconf.Outgoing // for backends
+	hosts    proxy.Hosts
+
+	mu      sync.Mutex
+	proxied map[*session]bool                    // guarded by mu; nil before the first
+	views   map[addresses]*view                  // guarded by mu
+	names   map[netip.Addr]*tlsconf.Names[*view] // guarded by mu: by local address, then server name
 }
 
 // host is the machine's full name, which stands where the setting hostname is empty.
@@ -110,6 +116,15 @@ func (s *process) setup(p *service.Process) error {
 		return err
 	}
 	s.base = v
+	var warnings []string
+	if s.outgoing, warnings, err = tlsconf.NewOutgoing(v.set.SSL); err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		if strings.HasPrefix(w, "ssl_client_") { // of the others TLS for clients has told
+			s.log.Warning("%s", w)
+		}
+	}
 	p.SetShutdownClients(v.set.ShutdownClients)
 	if v.set.MaxUserIPConnections > 0 {
 		if s.anvil, err = anvil.Dial(p.Context(), "anvil"); err != nil {

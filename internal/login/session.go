@@ -18,6 +18,7 @@ import (
 	"dovetail/internal/process/service"
 	"dovetail/internal/smtp"
 	"dovetail/internal/smtp/server"
+	"dovetail/internal/splice"
 	"dovetail/internal/tlsconf"
 )
 
@@ -42,7 +43,7 @@ type session struct {
 	view   *view
 	log    sessionLog
 	c      *server.Conn
-	sock   *socket // the client's socket; under TLS c.Conn() is another one
+	sock   *splice.Socket // the client's socket; under TLS c.Conn() is another one
 
 	began    time.Time
 	listener masterproto.Listener
@@ -70,8 +71,9 @@ type session struct {
 	hasXclient bool
 
 	auth      attempts
-	forward   *forwarder // set by a hand-over that needs it
-	workerPID uint32     // ... and by every one
+	forward   *splice.Stream // set by a hand-over that needs it
+	workerPID uint32         // ... and by every one
+	passing   *proxied       // set by a login at a backend
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -102,7 +104,7 @@ var errClosed = errors.New("session is over")
 // serve serves one client, which it takes.
 func (s *process) serve(ctx context.Context, cl *service.Client) {
 	se := &session{s: s, client: cl, began: cl.Accepted, listener: cl.Listener}
-	se.sock = newSocket(cl.Conn)
+	se.sock = splice.NewSocket(cl.Conn)
 	se.ctx, se.cancel = context.WithCancelCause(ctx)
 	defer se.cancel(errClosed)
 	se.realLocal, se.realRemote = addrPort(cl.Conn.LocalAddr()), addrPort(cl.Conn.RemoteAddr())
@@ -173,7 +175,7 @@ func (se *session) login() bool {
 // an answer and without a line about the disconnect.
 func (se *session) admit() bool {
 	for _, path := range se.view.access {
-		ok, err := handoff.AskAccess(se.ctx, path, "submission", se.sock.raw)
+		ok, err := handoff.AskAccess(se.ctx, path, "submission", se.sock.Raw)
 		if err != nil {
 			se.s.log.Error("%v", err)
 		}
@@ -313,7 +315,7 @@ func (se *session) lost(err error) {
 		reason = "Too many invalid commands."
 	case errors.Is(err, io.EOF), errors.Is(err, errClosed), errors.Is(err, server.ErrTerminated):
 	case errors.As(err, &op):
-		reason += ": " + errnoText(op)
+		reason += ": " + plainError(op)
 	default:
 		reason += ": " + err.Error()
 	}

@@ -22,12 +22,13 @@ type view struct {
 	trusted  []netip.Prefix
 	haproxy  []netip.Prefix
 
-	caps         smtp.Cap // of submission_backend_capabilities
-	capsSet      bool     // it is set, perhaps to nothing
-	exotic       bool     // exotic-backend
-	implicitAuth bool     // implicit-auth-external
-	elements     []string // of login_log_format_elements
-	access       []string // sockets of login_access_sockets
+	caps         smtp.Cap     // of submission_backend_capabilities
+	capsSet      bool         // it is set, perhaps to nothing
+	exotic       bool         // exotic-backend
+	implicitAuth bool         // implicit-auth-external
+	elements     []string     // of login_log_format_elements
+	access       []string     // sockets of login_access_sockets
+	sources      []netip.Addr // of login_source_ips
 
 	tls   *tls.Config // nil with ssl = no
 	certs *tlsconf.ClientCerts
@@ -63,6 +64,10 @@ func newView(a config.Answer, hostname string, log *event.Log) (v *view, errs []
 		}
 		v.exotic = v.exotic || w == "exotic-backend"
 		v.implicitAuth = v.implicitAuth || w == "implicit-auth-external"
+	}
+	var err error
+	if v.sources, err = sourceIPs(v.set.SourceIPs); err != nil {
+		errs = append(errs, err)
 	}
 	v.elements = strings.Fields(v.set.LogFormatElements)
 	v.access = strings.Fields(v.set.AccessSockets)

@@ -1,4 +1,8 @@
-package login
+// Package splice passes octets between a client and a server, both ways, until one of them
+// ends: between a TLS client and its worker, or a client and its backend. While a side is
+// quiet it costs no buffer, which is what the type Socket is for; large transfers between
+// two plain TCP connections stay in the kernel.
+package splice
 
 import (
 	"io"
@@ -17,46 +21,46 @@ func (wouldBlock) Error() string   { return "no input yet" }
 func (wouldBlock) Timeout() bool   { return true }
 func (wouldBlock) Temporary() bool { return true }
 
-// A socket is a connection whose reader can wait without a buffer: in the mode NoWait, Read
+// A Socket is a connection whose reader can wait without a buffer: in the mode NoWait, Read
 // returns errWouldBlock at once, and Wait waits.
-type socket struct {
+type Socket struct {
 	net.Conn
-	raw    syscall.RawConn
-	NoWait bool // set by the only reader
+	Raw    syscall.RawConn // lends the descriptor
+	NoWait bool            // set by the only reader
 }
 
-// newSocket takes conn, a TCP or Unix socket.
-func newSocket(conn net.Conn) *socket {
-	s := &socket{Conn: conn}
+// NewSocket takes conn, a TCP or Unix socket.
+func NewSocket(conn net.Conn) *Socket {
+	s := &Socket{Conn: conn}
 	if sc, ok := conn.(syscall.Conn); ok {
-		s.raw, _ = sc.SyscallConn()
+		s.Raw, _ = sc.SyscallConn()
 	}
 	return s
 }
 
-// SyscallConn lends the descriptor.
-func (s *socket) SyscallConn() (syscall.RawConn, error) {
-	if s.raw == nil {
+// SyscallConn implements syscall.Conn.
+func (s *Socket) SyscallConn() (syscall.RawConn, error) {
+	if s.Raw == nil {
 		return nil, syscall.EINVAL
 	}
-	return s.raw, nil
+	return s.Raw, nil
 }
 
 // CloseWrite tells the peer that nothing more will come.
-func (s *socket) CloseWrite() error {
+func (s *Socket) CloseWrite() error {
 	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return syscall.EINVAL
 }
 
-func (s *socket) Read(b []byte) (int, error) {
-	if !s.NoWait || s.raw == nil {
+func (s *Socket) Read(b []byte) (int, error) {
+	if !s.NoWait || s.Raw == nil {
 		return s.Conn.Read(b)
 	}
 	var n int
 	var rerr error
-	err := s.raw.Read(func(fd uintptr) bool {
+	err := s.Raw.Read(func(fd uintptr) bool {
 		for {
 			n, rerr = syscall.Read(int(fd), b)
 			if rerr != syscall.EINTR {
@@ -79,9 +83,9 @@ func (s *socket) Read(b []byte) (int, error) {
 
 // Wait waits until a read will give something, be it the end. The connection's read
 // deadline holds.
-func (s *socket) Wait() error {
+func (s *Socket) Wait() error {
 	first := true
-	return s.raw.Read(func(fd uintptr) bool {
+	return s.Raw.Read(func(fd uintptr) bool {
 		if !first {
 			return true
 		}
@@ -94,9 +98,9 @@ func (s *socket) Wait() error {
 
 // readPooled waits for input and reads it into a buffer of the pool, which the caller then
 // owns. It ends with io.EOF.
-func (s *socket) readPooled() (b *[]byte, n int, err error) {
+func (s *Socket) readPooled() (b *[]byte, n int, err error) {
 	var rerr error
-	err = s.raw.Read(func(fd uintptr) bool {
+	err = s.Raw.Read(func(fd uintptr) bool {
 		b = buffers.Get().(*[]byte)
 		for {
 			n, rerr = syscall.Read(int(fd), *b)
@@ -123,4 +127,6 @@ func (s *socket) readPooled() (b *[]byte, n int, err error) {
 	return nil, 0, io.EOF
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, forwardSize); return &b }}
+const size = 32 << 10 // of a read
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, size); return &b }}

@@ -1,0 +1,155 @@
+package splice
+
+import (
+	"bytes"
+	"crypto/tls"
+	"io"
+	"math/rand/v2"
+	"net"
+	"testing"
+	"time"
+
+	"dovetail/internal/testkit/tlsfiles"
+)
+
+func pair(t testing.TB) (near, far *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	return s.(*net.TCPConn), c.(*net.TCPConn)
+}
+
+// run passes between two fresh connections and returns their far ends.
+func run(t testing.TB, s *Stream) (client, server *net.TCPConn, result <-chan Result) {
+	cn, client := pair(t)
+	sn, server := pair(t)
+	s.Client, s.Server = Plain(NewSocket(cn)), Plain(NewSocket(sn))
+	done := make(chan Result, 1)
+	go func() { done <- s.Run() }() // ends when one of the far ends does
+	return client, server, done
+}
+
+// Whatever one side sends arrives at the other, by copying and by splice(2).
+func TestBothWays(t *testing.T) {
+	s := &Stream{ToServer: []byte("first "), ToClient: []byte("hello ")}
+	client, server, done := run(t, s)
+	up, down := make([]byte, 5<<20), make([]byte, 3<<20)
+	for i := range up {
+		up[i] = byte(rand.Uint32())
+	}
+	copy(down, up[1<<20:])
+	go func() { client.Write(up); client.CloseWrite() }() // ends when all is written
+	go func() { server.Write(down) }()                    // ends when all is written
+	got, err := io.ReadAll(server)
+	if err != nil || !bytes.Equal(got, append([]byte("first "), up...)) {
+		t.Fatalf("server got %d octets, %v", len(got), err)
+	}
+	back := make([]byte, len(down)+6)
+	if _, err := io.ReadFull(client, back); err != nil || !bytes.Equal(back, append([]byte("hello "), down...)) {
+		t.Fatalf("client got something else, %v", err)
+	}
+	server.Close() // after the client has finished sending: it gets the end, too
+	if n, err := client.Read(back); n != 0 || err != io.EOF {
+		t.Errorf("%d, %v, want the end", n, err)
+	}
+	if r := <-done; r.ByServer || r.Err != nil {
+		t.Errorf("%+v, want an end by the client", r)
+	}
+	if s.In() != uint64(len(up)+6) || s.Out() != uint64(len(down)+6) {
+		t.Errorf("counted %d and %d octets", s.In(), s.Out())
+	}
+}
+
+func TestServerEnds(t *testing.T) {
+	lingered := false
+	client, server, done := run(t, &Stream{Linger: func() { lingered = true }})
+	server.Close()
+	if got, err := io.ReadAll(client); len(got) != 0 || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if r := <-done; !r.ByServer || r.Err != nil || !lingered {
+		t.Errorf("%+v, lingered %v", r, lingered)
+	}
+}
+
+func TestClientIsReset(t *testing.T) {
+	client, server, done := run(t, &Stream{})
+	client.SetLinger(0)
+	client.Close()
+	if _, err := io.ReadAll(server); err != nil {
+		t.Error(err)
+	}
+	if r := <-done; r.ByServer || r.Err == nil {
+		t.Errorf("%+v, want a reset by the client", r)
+	}
+}
+
+// A TLS client whose records come in pieces.
+func TestTLS(t *testing.T) {
+	cert := tlsfiles.SelfSigned(t, tlsfiles.Request{CN: "mx.test"}).TLS()
+	cn, client := pair(t)
+	sn, server := pair(t)
+	sock := NewSocket(cn)
+	conn := tls.Server(sock, &tls.Config{Certificates: []tls.Certificate{cert}})
+	tc := tls.Client(slow{client}, &tls.Config{InsecureSkipVerify: true})
+	go tc.Handshake() // ends with the handshake
+	if err := conn.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	s := &Stream{Client: End{conn, sock}, Server: Plain(NewSocket(sn))}
+	done := make(chan Result, 1)
+	go func() { done <- s.Run() }() // ends when the client does
+	text := bytes.Repeat([]byte("some text "), 5000)
+	go func() { tc.Write(text); tc.CloseWrite() }() // ends when all is written
+	server.SetDeadline(time.Now().Add(20 * time.Second))
+	got, err := io.ReadAll(server)
+	if err != nil || !bytes.Equal(got, text) {
+		t.Fatalf("server got %d octets, %v", len(got), err)
+	}
+	server.Write([]byte("bye"))
+	server.Close()
+	if got, err := io.ReadAll(tc); string(got) != "bye" || err != nil {
+		t.Errorf("client got %q, %v", got, err)
+	}
+	<-done
+}
+
+// slow writes in small pieces.
+type slow struct{ net.Conn }
+
+func (s slow) Write(b []byte) (int, error) {
+	for i := 0; i < len(b); i += 1000 {
+		if _, err := s.Conn.Write(b[i:min(len(b), i+1000)]); err != nil {
+			return i, err
+		}
+	}
+	return len(b), nil
+}
+
+func BenchmarkBulk(b *testing.B) {
+	client, server, done := run(b, &Stream{})
+	chunk := make([]byte, 1<<20)
+	b.SetBytes(1 << 20)
+	go func() { // ends when all is written
+		for range b.N {
+			client.Write(chunk)
+		}
+		client.CloseWrite()
+	}()
+	io.Copy(io.Discard, server)
+	server.Close()
+	<-done
+}
