@@ -22,7 +22,6 @@ type suite struct {
 
 // suites are those of crypto/tls, in the order in which OpenSSL would list them.
 func suites() []suite {
-	type s = suite
 	return []suite{
 		{id: tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, name: "ECDHE-ECDSA-AES256-GCM-SHA384", enc: "AESGCM", bits: 256},
 		{id: tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, name: "ECDHE-RSA-AES256-GCM-SHA384", enc: "AESGCM", bits: 256},

@@ -173,6 +173,8 @@ func verifyError(leaf *x509.Certificate, err error) string {
 	var unknown x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	switch {
+	case errors.As(err, &unknown) && strings.Contains(err.Error(), "insecure algorithm"):
+		return "CA signature digest algorithm too weak"
 	case errors.As(err, &unknown) && selfSigned(leaf):
 		return "self-signed certificate"
 	case errors.As(err, &unknown) && unknown.Cert != nil && unknown.Cert != leaf && selfSigned(unknown.Cert):

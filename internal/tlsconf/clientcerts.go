@@ -167,9 +167,6 @@ func (c *ClientCerts) Username(state tls.ConnectionState) string {
 				continue
 			}
 			name := string(a.Value.Bytes)
-			if a.Value.Tag == asn1BitString && name != "" {
-				name = name[1:] // the number of unused bits
-			}
 			if strings.ContainsRune(name, 0) {
 				return ""
 			}
@@ -178,9 +175,6 @@ func (c *ClientCerts) Username(state tls.ConnectionState) string {
 	}
 	return ""
 }
-
-// asn1BitString is the type of an x500UniqueIdentifier.
-const asn1BitString = 3
 
 // A CertError says why a peer's certificate is not accepted.
 type CertError struct {

@@ -127,8 +127,12 @@ func (n *Names[V]) Forget() {
 // ByName returns a copy of base that takes each connection's configuration from choose.
 // choose sees the name in hello.ServerName and the connection that was given to tls.Server
 // in hello.Conn; nil means base, an error ends the handshake with an alert. Session
-// tickets are sealed with base's keys throughout, whatever choose returns.
+// tickets are sealed with base's keys throughout, whatever choose returns, also where each
+// connection has a copy of its own.
 func ByName(base *tls.Config, choose func(hello *tls.ClientHelloInfo) (*tls.Config, error)) *tls.Config {
+	// A configuration makes its ticket keys when they are first needed, which base, used in
+	// copies only, would never see.
+	_, _ = base.EncryptTicket(tls.ConnectionState{}, &tls.SessionState{})
 	c := base.Clone()
 	c.GetConfigForClient = choose
 	return c

@@ -141,6 +141,21 @@ func (s source) blocks() ([]*pem.Block, error) {
 	}
 }
 
+// checkDH reads ssl_dh, of which nothing is used.
+func checkDH(text string) error {
+	s := source{"ssl_dh", text}
+	blocks, err := s.blocks()
+	if err != nil {
+		return err
+	}
+	for _, b := range blocks {
+		if b.Type == "DH PARAMETERS" || b.Type == "X9.42 DH PARAMETERS" {
+			return nil
+		}
+	}
+	return s.errorf("there are no PEM DH parameters")
+}
+
 // privateKey returns the first private key in s.
 func privateKey(s source, password string) (crypto.Signer, error) {
 	blocks, err := s.blocks()

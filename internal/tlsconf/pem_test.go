@@ -132,3 +132,21 @@ func FuzzPEM(f *testing.F) {
 		}
 	})
 }
+
+// ssl_dh, which Debian sets, must be what it says, and a warning tells that it does nothing.
+func TestDH(t *testing.T) {
+	const params = "-----BEGIN DH PARAMETERS-----\nMAA=\n-----END DH PARAMETERS-----\n"
+	pair := tlsfiles.SelfSigned(t, tlsfiles.Request{CN: "a"})
+	for dh, want := range map[string][2]string{
+		params:                {"ssl_dh: there are no DHE ciphers here; the setting does nothing", ""},
+		"/usr/share/x/dh.pem": {"", "ssl_dh: there are no PEM DH parameters"},
+		string(pair.Cert):     {"", "ssl_dh: there are no PEM DH parameters"},
+	} {
+		s := defaults(pair)
+		s.DH = dh
+		_, warnings, err := Server(s)
+		if strings.Join(warnings, "|") != want[0] || want[1] != "" && (err == nil || err.Error() != want[1]) {
+			t.Errorf("%.20q: %q, %v", dh, warnings, err)
+		}
+	}
+}

@@ -6,8 +6,8 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/binary"
+	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -79,11 +79,9 @@ func oneline(raw []byte) string {
 		for _, a := range set {
 			b.WriteString("/" + shortName(a.Type) + "=")
 			for _, c := range a.Value.Bytes {
-				switch {
-				case c == 0 && (a.Value.Tag == tagBMPString || a.Value.Tag == tagUniversalString):
-				case c < ' ' || c > '~':
-					b.WriteString(`\x` + strings.ToUpper(strconv.FormatUint(uint64(c)|0x100, 16)[1:]))
-				default:
+				if c < ' ' || c > '~' {
+					fmt.Fprintf(&b, `\x%02X`, c)
+				} else {
 					b.WriteByte(c)
 				}
 			}

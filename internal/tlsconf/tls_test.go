@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,6 +80,56 @@ func handshake(t testing.TB, config *tls.Config, client func(addr string)) outco
 		t.Fatal("the server waits for ever")
 		panic("unreachable")
 	}
+}
+
+// serve gives client as many connections to a server with config as it wants.
+func serve(t testing.TB, config *tls.Config, client func(addr string)) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() { // ends with l
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() { // ends with the connection, at the latest with its deadline
+				defer conn.Close()
+				_ = conn.SetDeadline(time.Now().Add(testTimeout))
+				c := tls.Server(NewTransport(conn), config)
+				if c.Handshake() == nil {
+					_, _ = c.Write([]byte("220 hello\r\n"))
+				}
+				_, _ = io.Copy(io.Discard, c)
+			})
+		}
+	})
+	client(l.Addr().String())
+	l.Close()
+	conns.Wait()
+}
+
+// parse reads a few lines of configuration into the settings of a server.
+func parse(t testing.TB, conf string) settings.SSL {
+	t.Helper()
+	s := defaults(tlsfiles.Pair{})
+	fields := map[string]*string{"ssl_cert": &s.Cert, "ssl_key": &s.Key, "ssl_alt_cert": &s.AltCert, "ssl_alt_key": &s.AltKey, "ssl_min_protocol": &s.MinProtocol,
+		"ssl_cipher_list": &s.CipherList, "ssl_options": &s.Options, "ssl_curve_list": &s.CurveList}
+	for l := range strings.Lines(conf) {
+		name, value, _ := strings.Cut(strings.TrimSpace(l), " = ")
+		if file, ok := strings.CutPrefix(value, "<"); ok {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			value = string(b)
+		}
+		*fields[name] = value
+	}
+	return s
 }
 
 // dial is a client with config that reads the greeting and leaves.
