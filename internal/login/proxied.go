@@ -32,6 +32,7 @@ const (
 // proxied is a session that is passed on to a backend.
 type proxied struct {
 	target *proxy.Target
+	sent   uint64 // to the backend, before octets were passed
 	stream *splice.Stream
 
 	mu    sync.Mutex
@@ -191,7 +192,7 @@ func (se *session) proxyStart(cmd *server.Command, t *proxy.Target, b *proxy.Bac
 	if b.Conn != nil && b.Conn != netConn(b.TCP) {
 		server = splice.End{Conn: b.Conn, Sock: sock}
 	}
-	se.passing = &proxied{target: t, stream: &splice.Stream{
+	se.passing = &proxied{target: t, sent: b.Sent, stream: &splice.Stream{
 		Client: se.clientEnd(), Server: server, Go: se.client.Go,
 		ToServer: append([]byte(nil), se.c.Buffered()...), ToClient: append([]byte(nil), b.Early...),
 	}}
@@ -237,7 +238,7 @@ func (se *session) runProxy(ctx context.Context) {
 	}
 	p.end("done")
 	se.log.line(fmt.Sprintf("%s: %s (%ds idle, in=%d, out=%d)",
-		se.proxyName(p.target), reason, int(st.Idle()/time.Second), st.In(), st.Out()))
+		se.proxyName(p.target), reason, int(st.Idle()/time.Second), p.sent+st.In(), se.c.Stats().Out+st.Out()))
 }
 
 // end ends the session from outside.

@@ -57,6 +57,7 @@ type session struct {
 
 	tls        *tls.Conn // nil without
 	quiet      bool      // no line about the disconnect
+	noExtra    bool      // ... and only the reason in it
 	tlsErr     string    // why the handshake failed, in OpenSSL's words
 	handshake  bool      // it is going on, or it failed
 	proxiedTLS bool      // a HAProxy header said TLS

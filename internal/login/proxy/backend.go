@@ -38,6 +38,7 @@ type Backend struct {
 	TCP   *net.TCPConn // the socket beneath Conn; the same without TLS
 	Early []byte       // what the backend has sent behind its reply
 	Reply smtp.Reply   // to the login, as the client is to hear it
+	Sent  uint64       // octets that the login took
 }
 
 // A dialog is the login at one backend. It belongs to one goroutine.
@@ -51,6 +52,7 @@ type dialog struct {
 	tcp   *net.TCPConn
 	r     *reader
 	caps  smtp.Capabilities
+	sent  uint64
 }
 
 // Dial connects to t and logs in, until ctx ends. Errors are *Failure, or ctx's cause.
@@ -206,7 +208,7 @@ func (d *dialog) login(ctx context.Context) (*Backend, error) {
 			return nil, err
 		}
 	}
-	return &Backend{Conn: d.nc, TCP: d.tcp, Early: d.r.rest(), Reply: reply}, nil
+	return &Backend{Conn: d.nc, TCP: d.tcp, Early: d.r.rest(), Reply: reply, Sent: d.sent}, nil
 }
 
 func (d *dialog) ehlo(state string) error {
@@ -385,7 +387,8 @@ func (t *Target) credentials() sasl.Credentials {
 }
 
 func (d *dialog) send(line string) error {
-	_, err := io.WriteString(d.nc, line+"\r\n")
+	n, err := io.WriteString(d.nc, line+"\r\n")
+	d.sent += uint64(n)
 	return err
 }
 
