@@ -33,9 +33,7 @@ func (c *call) baseDir() (string, error) {
 	if _, err := os.Stat(c.config); err != nil {
 		return "", fmt.Errorf("%s: %s", c.config, master.Reason(err))
 	}
-	cfg, _ := conf.Load(c.config, conf.Options{
-		Expand: true, NoChecks: true, Only: func(name string) bool { return name == "base_dir" },
-	})
+	cfg, _ := conf.Load(c.config, conf.Options{Expand: true, NoChecks: true})
 	v, err := cfg.View(conf.Filter{})
 	if err != nil {
 		return "", err

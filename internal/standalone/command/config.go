@@ -126,7 +126,7 @@ func (c *converter) master(file string) *master.Config {
 		LogDebug:          v.Value("log_debug"), LoginGID: privs.Unset,
 	}
 	if v.Value("version_ignore") != "yes" {
-		m.Version = Version
+		m.Version = masterproto.OwnVersion + "-" + Version
 	}
 	if !filepath.IsAbs(m.BaseDir) {
 		c.fail(v.Range("base_dir"), "base_dir is not an absolute path: "+m.BaseDir, "")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -37,6 +38,10 @@ func runRun(c *call) int {
 	}
 	sys, err := thisSystem()
 	if err != nil {
+		c.error("%v", err)
+		return exitFatal
+	}
+	if c.config, err = filepath.Abs(c.config); err != nil { // the master changes its directory
 		c.error("%v", err)
 		return exitFatal
 	}
