@@ -26,6 +26,7 @@ type attempts struct {
 	aborted     bool           // the last attempt was cancelled by the client
 	pending     bool           // an exchange goes on
 	continued   bool           // ... and it is the client's turn
+	untaken     bool           // no worker took the client
 	finishing   bool           // the auth service has said OK
 	proxyFailed bool           // a backend refused the login
 	lostAuth    bool           // the auth service's connection was lost

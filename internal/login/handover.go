@@ -73,6 +73,7 @@ func (se *session) handOver(ex *authclient.Exchange, pending string) error {
 	stop := se.c.Watch(func() { se.end("Connection closed", smtp.Reply{}) })
 	reply, err := handoff.Send(se.ctx, path, req, client)
 	stop()
+	se.workerPID = reply.PID
 	if err != nil {
 		if se.forward != nil {
 			se.forward.Server.Sock.Close()
@@ -81,7 +82,6 @@ func (se *session) handOver(ex *authclient.Exchange, pending string) error {
 		return se.notTaken(ex, err)
 	}
 	ex.HandedOver()
-	se.workerPID = reply.PID
 	return errHandedOver
 }
 
@@ -92,12 +92,12 @@ func (se *session) notTaken(ex *authclient.Exchange, err error) error {
 	case se.ctx.Err() != nil:
 		return errClosed
 	case errors.Is(err, handoff.ErrRefused):
-		se.auth.finishing = false
+		se.auth.finishing, se.auth.untaken = false, true
 		ex.HandedOver()
 		se.end(internalFailure, smtp.Reply{})
 		return errClosed
 	}
-	se.auth.finishing = false
+	se.auth.finishing, se.auth.untaken = false, true
 	se.s.log.Error("%v (user=<%s>, session=<%s>)", err, sanitise(se.auth.user), se.id)
 	se.end(internalFailure, se.c.Reply421("4.3.0", internalFailure))
 	return errClosed

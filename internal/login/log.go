@@ -164,11 +164,16 @@ func (se *session) authUser() string {
 // securedText says how the connection is protected, for %c.
 func (se *session) securedText() string {
 	switch {
-	case se.tls != nil && se.handshake && se.tlsErr != "":
-		return "TLS handshaking: " + se.tlsErr
-	case se.tls != nil && se.handshake:
-		return "TLS handshaking"
-	case se.tls != nil, se.proxiedTLS:
+	case se.tls != nil:
+		text := "TLS"
+		if se.handshake {
+			text = "TLS handshaking"
+		}
+		if se.tlsErr != "" {
+			text += ": " + se.tlsErr
+		}
+		return text
+	case se.proxiedTLS:
 		return "TLS"
 	case se.secured() != authclient.NotSecured:
 		return "secured"
@@ -231,7 +236,7 @@ func (l sessionLog) disconnected() {
 	if reason == "" {
 		reason = "Connection closed"
 	}
-	if se.auth.pending {
+	if se.auth.pending || se.auth.untaken {
 		reason += " (unfinished AUTH command)"
 	}
 	if !se.noExtra {

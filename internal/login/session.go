@@ -25,9 +25,9 @@ import (
 const (
 	loginTimeout = 180 * time.Second // from accept to login (clause S1.6)
 
-	maxParams     = 1025  // octets behind a command's name (clause S1.12)
-	maxAuthParams = 12288 // of AUTH (RFC 4954 section 4)
-	maxAuthLine   = 8192  // of an answer to a challenge (clause S1.12)
+	maxParams     = 1025       // octets behind a command's name (clause S1.12)
+	maxAuthParams = 12288 + 64 // of AUTH: an initial response (RFC 4954 section 4) and the mechanism
+	maxAuthLine   = 8192       // of an answer to a challenge (clause S1.12)
 
 	// What one read takes before the login on a plaintext connection. What a client sends
 	// behind AUTH then fits the hand-over, as long as names are not longer than these.
@@ -136,8 +136,9 @@ func (s *process) serve(ctx context.Context, cl *service.Client) {
 		se.afterLogin(ctx)
 		return
 	}
+	se.c.Flush()
+	se.log.disconnected() // before Close, which may take a second
 	se.c.Close()
-	se.log.disconnected()
 }
 
 // login talks with the client until it is handed over (true) or gone.
@@ -314,7 +315,9 @@ func (se *session) lost(err error) {
 	switch {
 	case se.c.TooManyBad():
 		reason = "Too many invalid commands."
-	case errors.Is(err, io.EOF), errors.Is(err, errClosed), errors.Is(err, server.ErrTerminated):
+	case se.tls != nil && errors.Is(err, io.ErrUnexpectedEOF):
+		se.tlsErr = "Connection closed" // without TLS having been closed first
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errClosed), errors.Is(err, server.ErrTerminated):
 	case errors.As(err, &op):
 		reason += ": " + plainError(op)
 	default:

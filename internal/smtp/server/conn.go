@@ -303,9 +303,10 @@ func (c *Conn) linger() {
 // isTimeout says whether a read ended by its deadline.
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
-// eof makes one error of the ways in which a client is just gone.
+// eof makes one error of the ways in which a client is just gone. Under TLS
+// io.ErrUnexpectedEOF stays: the client has not closed TLS first.
 func eof(err error) error {
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, syscall.EPIPE) {
 		return io.EOF
 	}
 	return err
