@@ -55,7 +55,8 @@ func (p *parser) rightSide(f *frame, l line, a *Assignment) (string, bool) {
 		if !p.opt.Expand {
 			return "<" + l.value, true
 		}
-		if root, _, _ := strings.Cut(f.prefix+l.key, "/"); !p.opt.Only.Has(root) {
+		root, _, _ := strings.Cut(f.prefix+l.key, "/")
+		if wrong := f.block != nil && f.block.Kind == Map && strings.Contains(l.key, "/"); !p.opt.Only.Has(root) || p.opt.Only != nil && wrong {
 			return "", true
 		}
 		return p.readValue(f.prefix+l.key, a)
@@ -308,7 +309,11 @@ func (p *parser) openSection(l line) {
 
 // closeAndOpen is a line `} userdb {`, which Dovecot takes for a section called }.
 func (p *parser) closeAndOpen(f *frame, at Range) {
-	p.unknown(f, "}", at, true)
+	if f.block != nil && f.block.Kind == Map {
+		p.fail(at, "Section not allowed here", "")
+	} else {
+		p.unknown(f, "}", at, true)
+	}
 	p.diags[len(p.diags)-1].Detail = "`}` must be the only thing on its line."
 	if len(p.open) > 1 {
 		p.open = p.open[:len(p.open)-1]

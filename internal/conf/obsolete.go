@@ -383,24 +383,21 @@ func words(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\t' || r == ',' })
 }
 
-// oldProtocolNames is `protocols` with imaps, pop3s or managesieve.
+// oldProtocolNames is `protocols`, perhaps with imaps, pop3s or managesieve. The words are
+// joined again by single spaces.
 func (p *parser) oldProtocolNames(f *frame, l *line) bool {
-	list := strings.FieldsFunc(l.value, func(r rune) bool { return r == ' ' || r == '\t' })
-	var out []string
-	changed := false
-	for _, name := range list {
+	out := split(l.value, " \t")
+	for i, name := range out {
 		if name == "managesieve" {
 			p.noteObsolete("protocols=managesieve has been renamed to protocols=sieve")
-			name, changed = "sieve", true
+			out[i] = "sieve"
 		}
-		out = append(out, name)
 	}
 	for _, plain := range []string{"imap", "pop3"} {
 		i := slices.Index(out, plain+"s")
 		if i < 0 {
 			continue
 		}
-		changed = true
 		if slices.Contains(out, plain) {
 			p.noteObsolete("'%ss' protocol is no longer necessary, remove it", plain)
 			out = slices.Delete(out, i, i+1)
@@ -411,10 +408,12 @@ func (p *parser) oldProtocolNames(f *frame, l *line) bool {
 		out[i] = plain
 		p.becomeQuietly(f, fmt.Sprintf("service/%[1]s-login/inet_listener/%[1]s/port", plain), "0", l)
 	}
-	if changed {
-		p.become(f, "protocols", strings.Join(out, " "), l)
+	value := strings.Join(out, " ")
+	if value == l.value {
+		return false
 	}
-	return changed
+	p.become(f, "protocols", value, l)
+	return true
 }
 
 // oldListen is clause C14.3, and listen inside protocol.
@@ -488,6 +487,7 @@ func (p *parser) obsoleteHead(f *frame, l *line) bool {
 		p.noteObsolete("add auth_ prefix to all settings inside auth {} and remove the auth {} section completely")
 		p.push(frame{key: "auth", scope: f.scope, block: f.block, filter: true, auth: authBlock})
 		return true
+	case f.prefix != "":
 	case l.key == "service" && l.value == "dns_client":
 		p.noteObsolete("service dns_client {} has been replaced by service dns-client { }")
 		l.value = "dns-client"

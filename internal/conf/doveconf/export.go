@@ -157,6 +157,7 @@ func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix 
 		value, inFile = m.name(), m.file != nil && !m.file.Listed && !x.lost.lists[m.file] // the head of a block sets it
 	}
 	differs := value != def && !(r.Type == settings.Enum && strings.HasPrefix(def, value)) || r.Null && ok || kind == 0 && inFile && twoDefaults(r)
+	simple := differs
 	if x.lost.setting(m.file, r.Key) {
 		inFile = false
 		differs = differs && kind == all.List
@@ -169,12 +170,12 @@ func (x *exporter) setting(m *merged, r *all.Row, kind all.Kind, nameAt, prefix 
 		e.dump = !r.Hidden || inFile
 		e.simple = e.dump
 	case changed:
-		e.simple, e.dump = differs, differs
+		e.simple, e.dump = simple, differs
 		if kind == all.Unique {
 			e.dump = inFile
 		}
 	case set:
-		e.simple, e.dump = inFile || differs, inFile || differs && x.lost.lists[m.file]
+		e.simple, e.dump = inFile || simple, inFile || differs && x.lost.lists[m.file]
 	}
 	e.dump = e.dump || r.Always && m.file != nil
 	if e.dump || e.simple {
