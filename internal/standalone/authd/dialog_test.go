@@ -690,7 +690,7 @@ func TestDialogs(t *testing.T) {
 			}
 			wanted := want(d.log)
 			var got []string
-			for deadline := time.Now().Add(2 * time.Second); ; { // lines at the end come when the connection's end is seen
+			for deadline := time.Now().Add(10 * time.Second); ; { // lines at the end come when the connection's end is seen
 				got = normalLog(dir, log.get())
 				if len(got) >= len(wanted) || time.Now().After(deadline) {
 					break
