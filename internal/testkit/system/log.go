@@ -34,15 +34,20 @@ func aside(line string) bool {
 	return strings.Contains(line, ": Error: Raw backtrace: ") // of this machine's libraries
 }
 
-// WaitLog waits until the log has n lines (of Log) and returns all; fewer when the time
-// is over.
-func (r *Running) WaitLog(n int) []string {
+// WaitFor waits until ok says so of the lines of Log, and returns them; when the time is
+// over, as they are.
+func (r *Running) WaitFor(ok func(lines []string) bool) []string {
 	for end := time.Now().Add(logTimeout); ; time.Sleep(pollPause) {
 		lines := r.Log()
-		if len(lines) >= n || time.Now().After(end) {
+		if ok(lines) || time.Now().After(end) {
 			return lines
 		}
 	}
+}
+
+// WaitLog waits until the log has n lines (of Log) and returns all.
+func (r *Running) WaitLog(n int) []string {
+	return r.WaitFor(func(lines []string) bool { return len(lines) >= n })
 }
 
 // WaitLine waits for a log line that contains text and returns it.

@@ -74,6 +74,7 @@ type replay struct {
 	values   Values
 
 	clients [3]*stream // the client goroutine's; by Event.Conn
+	logins  int        // announced so far; the client goroutine's
 
 	mu    sync.Mutex
 	cond  sync.Cond
@@ -315,7 +316,35 @@ func (r *replay) receive(e *Event, s *stream) error {
 	if e.Optional && ended != nil {
 		return nil
 	}
+	if err == nil && e.Kind == Server && strings.HasPrefix(got, "235 ") {
+		r.waitLogin()
+	}
 	return err
+}
+
+// waitLogin waits until the login process has logged the login that was just announced,
+// if the case says that it does: the worker announces it, and could log its own lines
+// first when the client is quick. The recorder waited before each of the client's lines.
+func (r *replay) waitLogin() {
+	isLogin := func(line string) bool {
+		return strings.HasPrefix(line, "submission-login: Info: Login: ") || strings.Contains(line, ": Started proxying to ")
+	}
+	want := 0
+	for _, l := range r.c.Log {
+		if isLogin(l.Text.Source) {
+			want++
+		}
+	}
+	r.logins++
+	r.inst.WaitFor(func(lines []string) bool {
+		n := 0
+		for _, l := range lines {
+			if isLogin(l) {
+				n++
+			}
+		}
+		return n >= min(want, r.logins)
+	})
 }
 
 // relayTLS is the certificate of the fake relay, which nobody trusts.
