@@ -18,7 +18,7 @@
 package ipc
 
 import (
-	"crypto/md5" //nolint:gosec // spreads users over hosts
+	"crypto/md5" // spreads users over hosts, as Dovecot does
 	"encoding/binary"
 	"net/netip"
 	"slices"
