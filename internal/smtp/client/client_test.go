@@ -1,0 +1,636 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"dovetail/internal/smtp"
+	"dovetail/internal/testkit/leak"
+	"dovetail/internal/testkit/relay"
+	"dovetail/internal/testkit/tlsfiles"
+)
+
+const patience = 10 * time.Second
+
+func config(r *relay.Relay) *Config {
+	return &Config{
+		Host: "127.0.0.1", Port: uint16(r.Port), Hostname: "host.test",
+		ConnectTimeout: patience, CommandTimeout: patience,
+	}
+}
+
+// An owner is what a session is to a connection.
+type owner struct {
+	t      *testing.T
+	c      *Conn
+	ends   sync.WaitGroup
+	failed chan *Error
+}
+
+func dial(t *testing.T, cfg *Config) *owner {
+	t.Helper()
+	c, e := Dial(t.Context(), cfg)
+	if e != nil {
+		t.Fatalf("%v (kind %d)", e, e.Kind)
+	}
+	o := &owner{t: t, c: c, failed: make(chan *Error, 1)}
+	c.Start(Hooks{Go: o.ends.Go, Failed: func(e *Error) { o.failed <- e }})
+	t.Cleanup(func() { c.Close(); o.ends.Wait() })
+	return o
+}
+
+// do sends a command that must be answered.
+func (o *owner) do(line string) string {
+	o.t.Helper()
+	r, e := o.c.Do(line)
+	if e != nil {
+		o.t.Fatalf("%s: %v", line, e)
+	}
+	return r.String()
+}
+
+func (o *owner) failure() *Error {
+	o.t.Helper()
+	select {
+	case e := <-o.failed:
+		return e
+	case <-time.After(patience):
+		o.t.Fatal("the connection did not fail")
+		return nil
+	}
+}
+
+func TestDialog(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{})
+	o := dial(t, config(r))
+	if !o.c.Caps().Has(smtp.CapPipelining|smtp.CapChunking) || o.c.Caps().Size != 10240000 {
+		t.Errorf("capabilities %+v", o.c.Caps())
+	}
+	if got := o.do("MAIL FROM:<a@b>"); got != "250 2.1.0 Ok" {
+		t.Error(got)
+	}
+	o.c.Close()
+	o.c.Close()
+	if conn := r.Ended(0); conn.End != "QUIT" || len(conn.Violations) > 0 {
+		t.Errorf("ended by %q, violations %q", conn.End, conn.Violations)
+	}
+}
+
+// Commands leave in few writes, and each function hears its own reply.
+func TestPipeline(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{Script: relay.Script{relay.RCPT: {
+		relay.Reply("250 2.1.5 first"), relay.Reply("550-5.1.1 second", "550 5.1.1 more"), relay.Reply("250 third"),
+	}}})
+	writes := 0
+	cfg := config(r)
+	cfg.Tap = func(in bool, b []byte) {
+		if !in && bytes.Contains(b, []byte("RCPT")) {
+			writes++
+		}
+	}
+	o := dial(t, cfg)
+	var mu sync.Mutex
+	var got []string
+	note := func(r smtp.Reply) { mu.Lock(); got = append(got, r.String()); mu.Unlock() }
+	o.c.Send([]byte("MAIL FROM:<a@b>"), note)
+	for i := range 50 {
+		o.c.Send(fmt.Appendf(nil, "RCPT TO:<%d@b>", i), note)
+	}
+	if e := o.c.WaitAll(); e != nil {
+		t.Fatal(e)
+	}
+	want := []string{"250 2.1.0 Ok", "250 2.1.5 first", "550 5.1.1 second 5.1.1 more", "250 third", "250 2.1.5 Ok"}
+	if !slices.Equal(got[:5], want) || len(got) != 51 {
+		t.Errorf("%q", got)
+	}
+	if writes != 1 {
+		t.Errorf("%d writes", writes)
+	}
+}
+
+// A relay without PIPELINING gets one command at a time, and chunks one by one.
+func TestNoPipelining(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{Caps: []string{"CHUNKING"}})
+	o := dial(t, config(r))
+	n := 0
+	count := func(smtp.Reply) { n++ }
+	o.c.Send([]byte("MAIL FROM:<a@b>"), count)
+	o.c.Send([]byte("RCPT TO:<a@b>"), count)
+	for i := range 3 {
+		if e := o.c.Chunk([]byte(strings.Repeat(" ", ChunkRoom)+"x\r\n"), i == 2, count); e != nil {
+			t.Fatal(e)
+		}
+	}
+	if e := o.c.WaitAll(); e != nil || n != 5 {
+		t.Fatalf("%d replies, %v", n, e)
+	}
+	o.c.Close()
+	if conn := r.Ended(0); len(conn.Violations) > 0 || !slices.Equal(conn.Messages[0].BDAT, []int64{3, 3, 3}) {
+		t.Errorf("violations %q, messages %+v", conn.Violations, conn.Messages)
+	}
+}
+
+func TestData(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{})
+	o := dial(t, config(r))
+	o.do("MAIL FROM:<a@b>")
+	o.do("RCPT TO:<a@b>")
+	if got := o.do("DATA"); !strings.HasPrefix(got, "354") {
+		t.Fatal(got)
+	}
+	var answer smtp.Reply
+	o.c.StartData(func(r smtp.Reply) { answer = r })
+	var s smtp.DotStuffer
+	body := strings.Repeat(".line\r\n", 100000)
+	if refused, e := o.c.Write(s.Append(nil, []byte(body))); refused || e != nil {
+		t.Fatal(refused, e)
+	}
+	if refused, e := o.c.EndData(s.Finish(nil)); refused || e != nil {
+		t.Fatal(refused, e)
+	}
+	if e := o.c.WaitAll(); e != nil || answer.Code != 250 {
+		t.Fatal(answer, e)
+	}
+	if m := r.WaitMessages(1); string(m[0].Data) != body {
+		t.Errorf("%d octets arrived of %d", len(m[0].Data), len(body))
+	}
+	o.c.Close()
+	if end := r.Ended(0).End; end != "QUIT" {
+		t.Errorf("ended by %q", end)
+	}
+}
+
+// A refusal in the middle of the data stops the writing; no QUIT follows, which would be
+// data.
+func TestEarlyRefusal(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{Script: relay.Script{relay.Body: {relay.ReadThen(10000, relay.Reply("552 5.3.4 too big"))}}})
+	o := dial(t, config(r))
+	o.do("MAIL FROM:<a@b>")
+	o.do("RCPT TO:<a@b>")
+	o.do("DATA")
+	answered := make(chan smtp.Reply, 1)
+	o.c.StartData(func(r smtp.Reply) { answered <- r })
+	line := bytes.Repeat([]byte("x"), 10000)
+	if refused, e := o.c.Write(line); refused || e != nil {
+		t.Fatal(refused, e)
+	}
+	if r := <-answered; r.Code != 552 {
+		t.Error(r)
+	}
+	if refused, e := o.c.Write(line); !refused || e != nil {
+		t.Fatal(refused, e)
+	}
+	if refused, e := o.c.EndData([]byte(".\r\n")); !refused || e != nil {
+		t.Error(refused, e)
+	}
+	o.c.Abort()
+	if end := r.Ended(0).End; end == "QUIT" {
+		t.Errorf("ended by %q", end)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	for name, tt := range map[string]struct {
+		behaviour relay.Behaviour
+		want      Kind
+		log       string
+		quit      bool
+	}{
+		"421":         {relay.Reply("421 4.3.2 relay.test down"), Closing, "421 4.3.2 relay.test down", true},
+		"530":         {relay.Reply("530 5.7.0 auth"), NeedsAuth, "530 5.7.0 auth", true},
+		"garbage":     {relay.Raw("what?\r\n"), BadReply, "Invalid command reply: Invalid status code in reply", true},
+		"8 bit":       {relay.Raw("250 caf\xc3\xa9\r\n"), BadReply, "Invalid command reply: Encountered stray 0xc3 in reply text", true},
+		"two codes":   {relay.Raw("250-a\r\n251 b\r\n"), BadReply, "Invalid command reply: Inconsistent status codes in reply", true},
+		"two replies": {relay.Raw("250 2.0.0 Ok\r\n250 2.0.0 more\r\n"), BadReply, "Unexpected reply: 250 2.0.0 more", true},
+		"close":       {relay.Close(), Lost, "", false},
+		"reset":       {relay.Reset(), Lost, "Connection lost: read(127.0.0.1:*) failed: Connection reset by peer", false},
+		"half a line": {relay.Close("250-x"), Lost, "", false},
+		"silence":     {relay.Silence(), TimedOut, "Command timed out, disconnecting", false},
+		"half line":   {relay.HalfLine("250 2.0"), TimedOut, "Command timed out, disconnecting", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leak.Check(t)
+			r := relay.Start(t, relay.Options{Script: relay.Script{relay.NOOP: {tt.behaviour}}})
+			cfg := config(r)
+			if tt.want == TimedOut {
+				cfg.CommandTimeout = 50 * time.Millisecond
+			}
+			o := dial(t, cfg)
+			_, doErr := o.c.Do("NOOP")
+			if doErr == nil { // the first of two replies
+				doErr = o.failure()
+			} else if e := o.failure(); e != doErr {
+				t.Errorf("Failed hears %v, Do %v", e, doErr)
+			}
+			got := strings.ReplaceAll(doErr.Log, fmt.Sprint(":", r.Port, ")"), ":*)")
+			if got == "" && !doErr.Reply.IsZero() {
+				got = doErr.Reply.Split().String()
+			}
+			if doErr.Kind != tt.want || got != tt.log {
+				t.Errorf("kind %d %q, want %d %q", doErr.Kind, got, tt.want, tt.log)
+			}
+			if end := r.Ended(0).End; (end == "QUIT") != tt.quit {
+				t.Errorf("ended by %q", end)
+			}
+			o.c.Send([]byte("NOOP"), func(smtp.Reply) { t.Error("a reply after the end") })
+			if e := o.c.Flush(); e != doErr {
+				t.Errorf("Flush after the end: %v", e)
+			}
+		})
+	}
+}
+
+// What comes while nothing waits is noticed.
+func TestFailsWhileIdle(t *testing.T) {
+	for name, tt := range map[string]struct {
+		behaviour relay.Behaviour
+		want      Kind
+	}{
+		"closes":   {relay.After(50*time.Millisecond, relay.Close()), Lost},
+		"says 421": {relay.After(50*time.Millisecond, relay.Reply("421 4.4.2 timeout")), Closing},
+		"talks":    {relay.After(50*time.Millisecond, relay.Reply("250 2.0.0 hello")), BadReply},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leak.Check(t)
+			// The answer to NOOP, and then that.
+			r := relay.Start(t, relay.Options{Script: relay.Script{relay.NOOP: {relay.Reply("250 Ok"), tt.behaviour}}})
+			o := dial(t, config(r))
+			o.c.Send([]byte("NOOP"), func(smtp.Reply) {})
+			o.c.appendOut([]byte("NOOP")) // which nobody waits for
+			o.c.Flush()
+			if e := o.failure(); e.Kind != tt.want {
+				t.Errorf("%v, kind %d, want %d", e, e.Kind, tt.want)
+			}
+		})
+	}
+}
+
+func TestIdleHook(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{})
+	cfg := config(r)
+	cfg.IdleTimeout = 50 * time.Millisecond
+	c, e := Dial(t.Context(), cfg)
+	if e != nil {
+		t.Fatal(e)
+	}
+	idle := make(chan bool, 10)
+	var ends sync.WaitGroup
+	c.Start(Hooks{Go: ends.Go, Idle: func() { idle <- true }})
+	for range 2 {
+		<-idle
+		if _, e := c.Do("NOOP"); e != nil {
+			t.Fatal(e)
+		}
+	}
+	<-idle
+	c.Close()
+	ends.Wait()
+}
+
+// The relay does not read: a write ends in time.
+func TestStalledRelay(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{Script: relay.Script{relay.Body: {relay.Stall()}}})
+	cfg := config(r)
+	cfg.CommandTimeout = 200 * time.Millisecond
+	o := dial(t, cfg)
+	o.do("MAIL FROM:<a@b>")
+	o.do("RCPT TO:<a@b>")
+	o.do("DATA")
+	o.c.StartData(func(smtp.Reply) { t.Error("a reply") })
+	block := bytes.Repeat([]byte("x"), 1<<20)
+	var e *Error
+	for e == nil {
+		_, e = o.c.Write(block)
+	}
+	if e.Kind != TimedOut {
+		t.Errorf("%v, kind %d", e, e.Kind)
+	}
+}
+
+type fixedAddrs []netip.Addr
+
+func (a fixedAddrs) Lookup(context.Context, string) ([]netip.Addr, error) {
+	if a == nil {
+		return nil, errors.New("Name or service not known")
+	}
+	return a, nil
+}
+
+func TestAddresses(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{})
+	cfg := config(r)
+	cfg.Host = "relay.test"
+	// Nobody listens at the first one.
+	cfg.Resolver = fixedAddrs{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.1")}
+	dial(t, cfg)
+
+	cfg.Resolver = fixedAddrs{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}
+	_, e := Dial(t.Context(), cfg)
+	if want := fmt.Sprintf("connect(127.0.0.3:%d) failed: Connection refused", r.Port); e == nil || e.Kind != ConnectFailed || e.Log != want {
+		t.Errorf("%v, want %s", e, want)
+	}
+	cfg.Resolver = fixedAddrs(nil)
+	_, e = Dial(t.Context(), cfg)
+	if want := "dns_lookup(relay.test) failed: Name or service not known"; e == nil || e.Kind != LookupFailed || e.Log != want {
+		t.Errorf("%v, want %s", e, want)
+	}
+	cfg.Host, cfg.Resolver = "[::1]", nil
+	_, e = Dial(t.Context(), cfg)
+	if want := fmt.Sprintf("connect([::1]:%d) failed: ", r.Port); e == nil || e.Kind != ConnectFailed || !strings.HasPrefix(e.Log, want) {
+		t.Errorf("%v, want %s...", e, want)
+	}
+}
+
+// Each answer to each step of Dial, and what becomes of it (clause S4.6).
+func TestHandshakeFailures(t *testing.T) {
+	steps := map[relay.Step]func(*Config){
+		relay.Banner:   func(*Config) {},
+		relay.EHLO:     func(*Config) {},
+		relay.STARTTLS: func(cfg *Config) { cfg.Mode = StartTLS },
+		relay.AUTH:     func(cfg *Config) { cfg.User, cfg.Password = "u", "secret" },
+	}
+	ca := tlsfiles.NewCA(t, "test CA")
+	server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, tlsfiles.Request{CN: "relay.test", Names: []string{"127.0.0.1"}}).TLS()}}
+	for step, with := range steps {
+		for name, tt := range map[string]struct {
+			behaviour relay.Behaviour
+			want      Kind
+		}{
+			"450":     {relay.Reply("450 4.0.0 later"), Refused},
+			"554":     {relay.Reply("554 5.0.0 no"), Refused},
+			"554s":    {relay.Reply("554-5.0.0 no", "554 5.0.0 never"), Refused},
+			"421":     {relay.Reply("421 4.3.2 bye"), Closing},
+			"530":     {relay.Reply("530 5.7.0 auth"), NeedsAuth},
+			"354":     {relay.Reply("354 go"), Refused},
+			"garbage": {relay.Raw("\x00\x01\r\n"), BadReply},
+			"close":   {relay.Close(), Lost},
+			"reset":   {relay.Reset(), Lost},
+			"silence": {relay.Silence(), TimedOut},
+			"half":    {relay.HalfLine("22"), TimedOut},
+		} {
+			t.Run(string(step)+"/"+name, func(t *testing.T) {
+				leak.Check(t)
+				r := relay.Start(t, relay.Options{TLS: server, Caps: []string{"PIPELINING", "AUTH PLAIN"}, Script: relay.Script{step: {tt.behaviour.Always()}}})
+				cfg := config(r)
+				cfg.TLS = &tls.Config{ServerName: "127.0.0.1", RootCAs: ca.Pool()}
+				with(cfg)
+				if tt.want == TimedOut {
+					cfg.ConnectTimeout = 300 * time.Millisecond
+				}
+				c, e := Dial(t.Context(), cfg)
+				if e == nil {
+					c.Abort()
+					t.Fatal("it is ready")
+				}
+				want := tt.want
+				if step == relay.Banner && name == "reset" && e.Kind == ConnectFailed {
+					want = ConnectFailed // the reset came before connect returned
+				}
+				if e.Kind != want || strings.Contains(e.Error(), "secret") {
+					t.Errorf("%v: kind %d, want %d", e, e.Kind, want)
+				}
+			})
+		}
+	}
+}
+
+func TestGreetingOtherThan220(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{Script: relay.Script{relay.Banner: {relay.Reply("250 hello")}}})
+	if _, e := Dial(t.Context(), config(r)); e == nil || e.Kind != BadReply {
+		t.Errorf("%v", e)
+	}
+}
+
+func TestHELO(t *testing.T) {
+	for _, code := range []string{"500 5.5.1 what", "502 5.5.1 no"} {
+		r := relay.Start(t, relay.Options{Script: relay.Script{relay.EHLO: {relay.Reply(code)}}})
+		o := dial(t, config(r))
+		if o.c.Caps().Set != 0 || !slices.Equal(r.Commands(0, 2), []string{"EHLO host.test", "HELO host.test"}) {
+			t.Errorf("%s: %q, capabilities %b", code, r.Commands(0, 2), o.c.Caps().Set)
+		}
+	}
+}
+
+func TestTLS(t *testing.T) {
+	ca := tlsfiles.NewCA(t, "test CA")
+	server := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, tlsfiles.Request{CN: "relay.test", Names: []string{"127.0.0.1"}}).TLS()}}
+	client := func() *tls.Config { return &tls.Config{ServerName: "127.0.0.1", RootCAs: ca.Pool()} }
+	for name, mode := range map[string]TLSMode{"starttls": StartTLS, "smtps": ImplicitTLS} {
+		t.Run(name, func(t *testing.T) {
+			leak.Check(t)
+			r := relay.Start(t, relay.Options{TLS: server, Implicit: mode == ImplicitTLS})
+			cfg := config(r)
+			cfg.Mode, cfg.TLS = mode, client()
+			o := dial(t, cfg)
+			if got := o.do("NOOP"); got != "250 2.0.0 Ok" {
+				t.Error(got)
+			}
+			o.c.Close()
+			if conn := r.Ended(0); conn.TLS == nil || conn.End != "QUIT" {
+				t.Errorf("TLS %v, ended by %q", conn.TLS != nil, conn.End)
+			}
+
+			cfg.TLS = &tls.Config{ServerName: "other.test", RootCAs: ca.Pool()}
+			_, e := Dial(t.Context(), cfg)
+			if e == nil || e.Kind != ConnectFailed || !strings.HasPrefix(e.Log, "SSL handshaking with 127.0.0.1:") {
+				t.Errorf("wrong name: %v", e)
+			}
+		})
+	}
+	t.Run("missing", func(t *testing.T) {
+		r := relay.Start(t, relay.Options{})
+		cfg := config(r)
+		cfg.Mode, cfg.TLS = StartTLS, client()
+		_, e := Dial(t.Context(), cfg)
+		if e == nil || e.Kind != ConnectFailed || e.Log != "Requested STARTTLS, but server doesn't support it" {
+			t.Errorf("%v", e)
+		}
+	})
+	t.Run("broken", func(t *testing.T) {
+		r := relay.Start(t, relay.Options{TLS: server, Script: relay.Script{relay.STARTTLS: {relay.BreakTLS()}}})
+		cfg := config(r)
+		cfg.Mode, cfg.TLS = StartTLS, client()
+		if _, e := Dial(t.Context(), cfg); e == nil || e.Kind != ConnectFailed {
+			t.Errorf("%v", e)
+		}
+	})
+	t.Run("injection", func(t *testing.T) {
+		r := relay.Start(t, relay.Options{TLS: server, Script: relay.Script{relay.STARTTLS: {relay.Raw("220 go\r\n250 injected\r\n")}}})
+		cfg := config(r)
+		cfg.Mode, cfg.TLS = StartTLS, client()
+		if _, e := Dial(t.Context(), cfg); e == nil || e.Kind != BadReply && e.Kind != ConnectFailed {
+			t.Errorf("%v", e)
+		}
+	})
+}
+
+func TestAuth(t *testing.T) {
+	long := strings.Repeat("p", 400)
+	for name, tt := range map[string]struct {
+		caps                   string
+		user, master, password string
+		want                   string // as the relay decodes it
+		lines                  []string
+	}{
+		"plain":   {"AUTH PLAIN LOGIN", "u", "", "p", "\x00u\x00p", []string{"AUTH PLAIN AHUAcA=="}},
+		"master":  {"AUTH LOGIN PLAIN", "u", "m", "p", "u\x00m\x00p", []string{"AUTH PLAIN dQBtAHA="}},
+		"unknown": {"AUTH GSSAPI", "u", "", "p", "\x00u\x00p", []string{"AUTH PLAIN AHUAcA=="}},
+		"long":    {"AUTH PLAIN", "u", "", long, "\x00u\x00" + long, []string{"AUTH PLAIN"}},
+		"login":   {"AUTH LOGIN", "u", "", "p", "\x00u\x00p", []string{"AUTH LOGIN ="}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leak.Check(t)
+			r := relay.Start(t, relay.Options{Caps: []string{"PIPELINING", tt.caps}})
+			cfg := config(r)
+			cfg.User, cfg.MasterUser, cfg.Password = tt.user, tt.master, tt.password
+			dial(t, cfg)
+			lines := r.Commands(0, 3)
+			if lines[0] != "EHLO host.test" || lines[1] != tt.lines[0] || lines[len(lines)-1] != "EHLO host.test" {
+				t.Errorf("%q", lines)
+			}
+			if got := r.Conn(0).Auth; len(got) == 0 || got[len(got)-1] != tt.want && tt.lines[0] != "AUTH LOGIN =" {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
+		})
+	}
+	t.Run("not offered", func(t *testing.T) {
+		r := relay.Start(t, relay.Options{})
+		cfg := config(r)
+		cfg.User = "u"
+		if _, e := Dial(t.Context(), cfg); e == nil || e.Kind != ConnectFailed || e.Log != "Authentication not supported" {
+			t.Errorf("%v", e)
+		}
+	})
+	t.Run("refused", func(t *testing.T) {
+		r := relay.Start(t, relay.Options{Caps: []string{"AUTH PLAIN"}, Script: relay.Script{relay.AUTH: {relay.Reply("535 5.7.8 bad")}}})
+		cfg := config(r)
+		cfg.User = "u"
+		if _, e := Dial(t.Context(), cfg); e == nil || e.Kind != Refused || e.Log != "Authentication failed: 535 5.7.8 bad" || e.Reply.Code != 535 {
+			t.Errorf("%v", e)
+		}
+	})
+}
+
+// XCLIENT with a user comes before AUTH; without, when Introduce says so.
+func TestXclient(t *testing.T) {
+	attrs := []smtp.XclientAttr{{Name: "HELO", Value: "h"}, {Name: "ADDR", Value: "192.0.2.1"}}
+	caps := []string{"PIPELINING", "XCLIENT HELO ADDR", "AUTH PLAIN"}
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{Caps: caps})
+	cfg := config(r)
+	cfg.User, cfg.Xclient = "u", attrs
+	dial(t, cfg)
+	want := []string{"EHLO host.test", "XCLIENT HELO=h ADDR=192.0.2.1", "EHLO host.test", "AUTH PLAIN AHUA", "EHLO host.test"}
+	if got := r.Commands(0, 5); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+
+	r = relay.Start(t, relay.Options{Caps: caps, Script: relay.Script{relay.XCLIENT: {relay.Reply("550 5.7.1 no")}, relay.EHLO: {relay.Reply("250-relay.test", "250-PIPELINING", "250 XCLIENT HELO"), relay.Reply("550 5.7.1 gone")}}})
+	o := dial(t, config(r))
+	o.c.Send([]byte("NOOP"), func(smtp.Reply) {})
+	refused, e := o.c.Introduce(attrs)
+	if e != nil || refused.String() != "550 5.7.1 gone" {
+		t.Errorf("%v, %v", refused, e)
+	}
+	if got, want := r.Commands(0, 4), []string{"EHLO host.test", "NOOP", "XCLIENT HELO=h", "EHLO host.test"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
+// Dial ends when its context does, at whatever step it is.
+func TestDialCancelled(t *testing.T) {
+	for _, step := range []relay.Step{relay.Banner, relay.EHLO} {
+		leak.Check(t)
+		reached := make(chan struct{})
+		r := relay.Start(t, relay.Options{Script: relay.Script{step: {relay.Silence()}}})
+		ctx, cancel := context.WithCancel(t.Context())
+		cfg := config(r)
+		go func() { // ends with the connection
+			defer close(reached)
+			if step == relay.EHLO {
+				r.Commands(0, 1)
+			} else {
+				r.Conn(0)
+			}
+			cancel()
+		}()
+		if _, e := Dial(ctx, cfg); e == nil || e.Kind != Cancelled {
+			t.Errorf("%s: %v", step, e)
+		}
+		<-reached
+	}
+}
+
+// An idle connection to a plaintext relay holds no buffer.
+func TestIdleHoldsNoBuffer(t *testing.T) {
+	r := relay.Start(t, relay.Options{})
+	o := dial(t, config(r))
+	o.do("NOOP")
+	if o.c.out != nil || o.c.raw == nil {
+		t.Errorf("out %d octets, raw %v", cap(o.c.out), o.c.raw)
+	}
+}
+
+func BenchmarkCommand(b *testing.B) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // ends with the connection
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		c.Write([]byte("220 x\r\n"))
+		buf := make([]byte, 64<<10)
+		ok := bytes.Repeat([]byte("250 2.0.0 Ok\r\n"), 1000)
+		for {
+			n, err := c.Read(buf)
+			if err != nil {
+				return
+			}
+			if bytes.HasPrefix(buf, []byte("EHLO")) {
+				c.Write([]byte("250-x\r\n250 PIPELINING\r\n"))
+				continue
+			}
+			c.Write(ok[:bytes.Count(buf[:n], []byte{'\n'})*14])
+		}
+	}()
+	c, e := Dial(b.Context(), &Config{Host: "127.0.0.1", Port: uint16(l.Addr().(*net.TCPAddr).Port), Hostname: "h", ConnectTimeout: patience, CommandTimeout: patience})
+	if e != nil {
+		b.Fatal(e)
+	}
+	var ends sync.WaitGroup
+	c.Start(Hooks{Go: ends.Go})
+	defer ends.Wait()
+	defer c.Close()
+	line, done := []byte("RCPT TO:<bob@example.org>"), func(smtp.Reply) {}
+	b.ReportAllocs()
+	for b.Loop() {
+		for range 100 {
+			c.Send(line, done)
+		}
+		c.WaitAll()
+	}
+}

@@ -1,0 +1,299 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"dovetail/internal/smtp"
+)
+
+const (
+	lineBuffer = 4 << 10 // what a read takes at a time: replies are short
+	maxUnsent  = 16 << 10
+	quitWait   = 100 * time.Millisecond // for QUIT to leave, before the connection is closed
+)
+
+// A TLSMode says when TLS begins.
+type TLSMode uint8
+
+const (
+	NoTLS TLSMode = iota
+	StartTLS
+	ImplicitTLS
+)
+
+// A Resolver finds the addresses of a name: package dns's Client under Dovecot, or the
+// system's.
+type Resolver interface {
+	Lookup(ctx context.Context, name string) ([]netip.Addr, error)
+}
+
+// Config is what Dial needs to know. It is lent for the life of the connection, and not
+// changed.
+type Config struct {
+	Host     string // name or address of the relay
+	Port     uint16
+	Resolver Resolver
+	Hostname string // ours, for EHLO
+
+	Mode TLSMode
+	TLS  *tls.Config // for the relay's name; nil with NoTLS
+
+	// HandshakeError, if not nil, puts an error of a TLS handshake into words.
+	HandshakeError func(err error) string
+
+	User, MasterUser, Password string             // with a User: log in (clause S4.4)
+	Xclient                    []smtp.XclientAttr // ... and say this before
+
+	ConnectTimeout time.Duration // of each step of Dial; must be set
+	CommandTimeout time.Duration // of a command, after the reply before it; must be set
+	IdleTimeout    time.Duration // without any command, until Hooks.Idle; 0: none
+
+	Warn func(text string)          // a line about what the relay said amiss; nil: none
+	Tap  func(in bool, data []byte) // is lent what is read (in) and written, in clear; nil: none
+}
+
+// Hooks are called without locks of this package held. Each may be nil but Go.
+type Hooks struct {
+	Go     func(func()) // starts a goroutine
+	Batch  func()       // by the reader: replies were dispatched, and no more have come
+	Idle   func()       // by a timer: IdleTimeout passed
+	Failed func(*Error) // by whoever noticed, once: the connection ended by itself. What waits is forgotten
+}
+
+// A Conn is a connection that is ready. The owner sends; other methods say so.
+type Conn struct {
+	cfg  *Config
+	name string // "192.0.2.1:25", for logs
+	nc   net.Conn
+	raw  syscall.RawConn // of a plaintext connection; nil: reads and writes go through nc
+	tls  bool
+	caps smtp.Capabilities // the owner's
+	old  bool              // the relay knows no EHLO
+
+	dialing context.Context // Dial's, during Dial
+
+	hooks Hooks
+
+	// The reader's, and Dial's before it.
+	parser smtp.ReplyParser
+	in     *[]byte // buffer in use, or nil
+	inPos  int     // unread is (*in)[inPos:inEnd]
+	inEnd  int
+	readFn func(fd uintptr) bool // of raw.Read
+	rn     int                   // what it read
+	rerr   error
+
+	// The owner's.
+	out    []byte // not yet written
+	unsent int    // commands in it
+
+	mu      sync.Mutex
+	cond    sync.Cond   // of mu: a reply was dispatched, or the connection failed
+	queue   []pending   // guarded by mu: queue[head:] wait for a reply, oldest first
+	head    int         // guarded by mu
+	err     *Error      // guarded by mu: why nothing works any more
+	writing bool        // guarded by mu: a write is going on, or stopped halfway
+	partial bool        // guarded by mu: ... in a body
+	expires time.Time   // guarded by mu: when the oldest command, or idleness, is out of time
+	timer   *time.Timer // guarded by mu; nil before it is first needed
+	fires   time.Time   // guarded by mu: when timer does
+	stopped bool        // guarded by mu: no timer any more
+
+	// Counts for logs, guarded by mu.
+	commands, replies uint64
+}
+
+// A pending is a command that waits for its reply.
+type pending struct {
+	done func(smtp.Reply)
+	kind pendingKind
+}
+
+type pendingKind uint8
+
+const (
+	command   pendingKind = iota
+	ehlo                  // its reply's first line may hold anything
+	streaming             // a message whose data is not sent yet
+)
+
+// Caps returns what the relay announced last. It is the owner's.
+func (c *Conn) Caps() *smtp.Capabilities { return &c.caps }
+
+// Name returns the address and port that were connected to.
+func (c *Conn) Name() string { return c.name }
+
+// Err returns why the connection is over, or nil. Any goroutine may call it.
+func (c *Conn) Err() *Error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Waiting returns how many commands have no reply yet. Any goroutine may call it.
+func (c *Conn) Waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue) - c.head
+}
+
+// Start begins to read. Dial's connection must be started before it is used.
+func (c *Conn) Start(h Hooks) {
+	c.hooks = h
+	if c.raw != nil {
+		c.readFn = c.readReady
+	}
+	c.nc.SetDeadline(time.Time{})
+	c.mu.Lock()
+	c.armLocked(time.Now())
+	c.mu.Unlock()
+	h.Go(c.readLoop) // ends with the connection
+}
+
+// Close ends the connection, with a QUIT if the relay would take it for one, and forgets
+// what waits: no hook and no function is called because of it. Any goroutine may call it,
+// more than once.
+func (c *Conn) Close() {
+	c.mu.Lock()
+	first := c.err == nil
+	quit := first && c.endLocked(&Error{Kind: Cancelled})
+	c.mu.Unlock()
+	if first {
+		c.shut(quit)
+	}
+}
+
+// Abort is Close without QUIT, for a connection on which the relay awaits something else.
+func (c *Conn) Abort() {
+	c.mu.Lock()
+	first := c.err == nil
+	if first {
+		c.endLocked(&Error{Kind: Cancelled})
+	}
+	c.mu.Unlock()
+	if first {
+		c.shut(false)
+	}
+}
+
+// fail ends the connection because of e.
+func (c *Conn) fail(e *Error) {
+	c.mu.Lock()
+	if c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	quit := c.endLocked(e)
+	c.mu.Unlock()
+	c.shut(quit)
+	if c.hooks.Failed != nil {
+		c.hooks.Failed(e)
+	}
+}
+
+// endLocked makes e the end, and says whether QUIT can be sent: not when a command or a
+// message is half sent.
+func (c *Conn) endLocked(e *Error) (quit bool) {
+	c.err = e
+	c.queue, c.head = nil, 0
+	c.stopped = true
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.cond.Broadcast()
+	if c.partial || e.Kind == Lost || e.Kind == TimedOut {
+		return false
+	}
+	if c.writing {
+		// Most often what was answered has just left, and its writer does not know yet.
+		late := time.AfterFunc(quitWait, c.cond.Broadcast)
+		defer late.Stop()
+		for began := time.Now(); c.writing && time.Since(began) < quitWait; {
+			c.cond.Wait()
+		}
+	}
+	return !c.writing
+}
+
+// shut closes the socket. QUIT's answer is not awaited (clauses S4.9, S4.12).
+func (c *Conn) shut(quit bool) {
+	if quit {
+		c.nc.SetWriteDeadline(time.Now().Add(quitWait))
+		line := []byte("QUIT\r\n")
+		c.nc.Write(line)
+		c.tap(false, line)
+	}
+	if t, ok := c.nc.(*tls.Conn); ok {
+		// Its Close would wait up to five seconds to say good-bye.
+		t.NetConn().Close()
+		return
+	}
+	c.nc.Close()
+}
+
+func (c *Conn) tap(in bool, b []byte) {
+	if c.cfg.Tap != nil && len(b) > 0 {
+		c.cfg.Tap(in, b)
+	}
+}
+
+func (c *Conn) warn(text string) {
+	if c.cfg.Warn != nil {
+		c.cfg.Warn(text)
+	}
+}
+
+// has says whether the relay announced all of caps.
+func (c *Conn) has(caps smtp.Cap) bool { return c.caps.Has(caps) }
+
+// armLocked starts the time that the next reply, or the next command, has. now is the
+// present.
+func (c *Conn) armLocked(now time.Time) {
+	d := c.cfg.CommandTimeout
+	if len(c.queue) == c.head {
+		if d = c.cfg.IdleTimeout; d <= 0 {
+			c.expires = time.Time{}
+			return
+		}
+	}
+	c.expires = now.Add(d)
+	switch {
+	case c.stopped:
+	case c.timer == nil:
+		c.timer = time.AfterFunc(d, c.onTimer)
+		c.fires = c.expires
+	case c.expires.Before(c.fires):
+		c.timer.Reset(d)
+		c.fires = c.expires
+	} // one that fires too early looks at expires and goes on
+}
+
+// onTimer runs in a goroutine of its own.
+func (c *Conn) onTimer() {
+	c.mu.Lock()
+	if c.stopped || c.expires.IsZero() {
+		c.mu.Unlock()
+		return
+	}
+	if left := time.Until(c.expires); left > 0 {
+		c.timer.Reset(left)
+		c.fires = c.expires
+		c.mu.Unlock()
+		return
+	}
+	idle := len(c.queue) == c.head
+	c.expires, c.fires = time.Time{}, time.Time{}
+	c.timer = nil
+	c.mu.Unlock()
+	if !idle {
+		c.fail(&Error{Kind: TimedOut, Log: "Command timed out, disconnecting"})
+	} else if c.hooks.Idle != nil {
+		c.hooks.Idle()
+	}
+}

@@ -1,0 +1,191 @@
+package client
+
+import (
+	"syscall"
+	"time"
+
+	"dovetail/internal/smtp"
+)
+
+// Send sends a command, line, without its CRLF. It is written by the next Flush, or before
+// when much has gathered; done is called, by the reader, with its reply. To a relay without
+// PIPELINING, Send waits until no other command waits (and flushes). Of a connection that
+// failed, Hooks.Failed hears, not done.
+func (c *Conn) Send(line []byte, done func(smtp.Reply)) { c.send(line, command, done) }
+
+func (c *Conn) send(line []byte, kind pendingKind, done func(smtp.Reply)) {
+	if !c.has(smtp.CapPipelining) && c.WaitAll() != nil {
+		return
+	}
+	c.appendOut(line)
+	c.push(kind, done)
+	if c.unsent++; len(c.out) > maxUnsent || c.unsent >= maxBatch || !c.has(smtp.CapPipelining) {
+		c.Flush()
+	}
+}
+
+// maxBatch is how many commands gather before they are written.
+const maxBatch = 64
+
+func (c *Conn) appendOut(line []byte) {
+	if c.out == nil {
+		c.out = (*getBuffer())[:0]
+	}
+	c.out = append(append(c.out, line...), '\r', '\n')
+}
+
+func (c *Conn) push(kind pendingKind, done func(smtp.Reply)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	if c.head > 0 && len(c.queue) == cap(c.queue) {
+		n := copy(c.queue, c.queue[c.head:])
+		clear(c.queue[n:])
+		c.queue, c.head = c.queue[:n], 0
+	}
+	c.queue = append(c.queue, pending{done, kind})
+	c.commands++
+	if len(c.queue)-c.head == 1 {
+		c.armLocked(time.Now())
+	}
+}
+
+// Flush writes what Send gathered. It is the owner's.
+func (c *Conn) Flush() *Error {
+	if len(c.out) == 0 {
+		return c.Err()
+	}
+	e := c.write(c.out)
+	if cap(c.out) == lineBuffer {
+		b := c.out[:lineBuffer]
+		putBuffer(&b)
+	}
+	c.out, c.unsent = nil, 0
+	return e
+}
+
+// WaitAll flushes and waits until no command waits for its reply, or the connection is
+// over. The wait ends with the command's time.
+func (c *Conn) WaitAll() *Error { return c.waitUntil(func() bool { return len(c.queue) == c.head }) }
+
+// waitUntil flushes and waits until ok, which is called with mu held.
+func (c *Conn) waitUntil(ok func() bool) *Error {
+	if e := c.Flush(); e != nil {
+		return e
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.err == nil && !ok() {
+		c.cond.Wait()
+	}
+	return c.err
+}
+
+// Do sends a command and waits for its reply.
+func (c *Conn) Do(line string) (smtp.Reply, *Error) { return c.do(line, command) }
+
+func (c *Conn) do(line string, kind pendingKind) (r smtp.Reply, e *Error) {
+	got := false
+	c.send([]byte(line), kind, func(reply smtp.Reply) {
+		c.mu.Lock()
+		r, got = reply, true
+		c.mu.Unlock()
+	})
+	if e := c.waitUntil(func() bool { return got }); e != nil {
+		return smtp.Reply{}, e
+	}
+	return r, nil
+}
+
+// Introduce says XCLIENT and EHLO again (clause S4.3), if the relay takes any of attrs. What
+// it answers to XCLIENT does not matter; a refused EHLO is returned.
+func (c *Conn) Introduce(attrs []smtp.XclientAttr) (refused smtp.Reply, e *Error) {
+	commands := smtp.XclientCommands(c.caps.Xclient, maxLine, attrs)
+	if len(commands) == 0 {
+		return smtp.Reply{}, nil
+	}
+	if e := c.WaitAll(); e != nil {
+		return smtp.Reply{}, e
+	}
+	for _, line := range commands {
+		if _, e := c.Do(line); e != nil {
+			return smtp.Reply{}, e
+		}
+	}
+	if e := c.ehlo(c.do); e != nil {
+		if e.Kind == Refused {
+			return e.Reply, nil
+		}
+		return smtp.Reply{}, e
+	}
+	return smtp.Reply{}, nil
+}
+
+// write writes b, for which the relay has CommandTimeout. Meanwhile no QUIT may be sent.
+func (c *Conn) write(b []byte) *Error {
+	c.mu.Lock()
+	if e := c.err; e != nil {
+		c.mu.Unlock()
+		return e
+	}
+	c.writing = true
+	c.mu.Unlock()
+	n, err := c.writeSome(b)
+	c.tap(false, b[:n])
+	if err != nil {
+		// What the relay said before it closed is worth more than the error.
+		return c.writeFailed(ioError("write", c.name, err))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing = false
+	if c.err != nil {
+		c.cond.Broadcast() // for QUIT
+	}
+	return c.err
+}
+
+func (c *Conn) writeSome(b []byte) (n int, err error) {
+	if c.raw != nil {
+		err = c.raw.Write(func(fd uintptr) bool {
+			if m, werr := syscall.Write(int(fd), b); werr == nil {
+				n = m
+			}
+			return true // what is not written now is below
+		})
+		if err != nil || n == len(b) {
+			return n, err
+		}
+	}
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.cfg.CommandTimeout)); err != nil {
+		return n, err
+	}
+	m, err := c.nc.Write(b[n:])
+	if err == nil {
+		err = c.nc.SetWriteDeadline(time.Time{})
+	}
+	return n + m, err
+}
+
+// lastWords is how long a reply is waited for that the relay sent before it closed.
+const lastWords = time.Second
+
+// writeFailed ends the connection after a failed write: with e, unless the reader hears
+// more.
+func (c *Conn) writeFailed(e *Error) *Error {
+	if e.Kind == Lost {
+		c.nc.SetReadDeadline(time.Now().Add(lastWords))
+		c.mu.Lock()
+		timer := time.AfterFunc(2*lastWords, c.cond.Broadcast)
+		deadline := time.Now().Add(2 * lastWords)
+		for c.err == nil && time.Now().Before(deadline) {
+			c.cond.Wait()
+		}
+		timer.Stop()
+		c.mu.Unlock()
+	}
+	c.fail(e)
+	return c.Err()
+}
