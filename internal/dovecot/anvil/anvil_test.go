@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -56,78 +57,114 @@ func isBlocking(t *testing.T, fd int) bool {
 	return flags&syscall.O_NONBLOCK == 0
 }
 
+// ways are the two in which a Pipe can write.
+var ways = map[string]func(t *testing.T, w int) *Pipe{
+	"opened": func(t *testing.T, w int) *Pipe {
+		p, err := NewPipe(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.f == nil {
+			t.Fatal("the pipe was not opened once more")
+		}
+		return p
+	},
+	"shared": func(t *testing.T, w int) *Pipe { return &Pipe{fd: w} },
+}
+
 // Sessions go over the pipe as whole lines, escaped, and the descriptor stays as it was.
 func TestPipe(t *testing.T) {
-	leak.Check(t)
-	r, w := pipe(t)
-	p, err := NewPipe(w)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, err := range []error{
-		p.Connect(7, alice),
-		p.Disconnect(7, Ident{"submission", "2001:db8::9", "al\tice\n\x01"}),
-		p.Connect(7, Ident{"submission", "", "nobody"}), // nothing
-		(*Pipe)(nil).Connect(7, alice),
-		(*Pipe)(nil).Close(),
-	} {
-		if err != nil {
-			t.Error(err)
-		}
-	}
-	long := alice
-	long.User = strings.Repeat("x", MaxLine)
-	if err := p.Connect(7, long); err != ErrTooLong {
-		t.Errorf("long line: %v", err)
-	}
-	long.User = long.User[:MaxLine-len("CONNECT\t7\tsubmission/192.0.2.7/\n")]
-	if err := p.Connect(7, long); err != nil {
-		t.Errorf("longest line: %v", err)
-	}
-	if !isBlocking(t, w) {
-		t.Error("the shared descriptor is not blocking any more")
-	}
-	if err := p.Close(); err != nil {
-		t.Error(err)
-	}
-	want := "CONNECT\t7\tsubmission/192.0.2.7/alice\n" +
-		"DISCONNECT\t7\tsubmission/2001:db8::9/al\x01tice\x01n\x011\n" +
-		"CONNECT\t7\tsubmission/192.0.2.7/" + long.User + "\n"
-	b := make([]byte, 4096)
-	n, err := r.Read(b)
-	if err != nil || string(b[:n]) != want {
-		t.Errorf("%q, %v", b[:n], err)
+	for name, open := range ways {
+		t.Run(name, func(t *testing.T) {
+			leak.Check(t)
+			r, w := pipe(t)
+			p := open(t, w)
+			for _, err := range []error{
+				p.Connect(7, alice),
+				p.Disconnect(7, Ident{"submission", "2001:db8::9", "al\tice\n\x01"}),
+				p.Connect(7, Ident{"submission", "", "nobody"}), // nothing
+				(*Pipe)(nil).Connect(7, alice),
+				(*Pipe)(nil).Close(),
+			} {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			long := alice
+			long.User = strings.Repeat("x", MaxLine)
+			if err := p.Connect(7, long); err != ErrTooLong {
+				t.Errorf("long line: %v", err)
+			}
+			long.User = long.User[:MaxLine-len("CONNECT\t7\tsubmission/192.0.2.7/\n")]
+			if err := p.Connect(7, long); err != nil {
+				t.Errorf("longest line: %v", err)
+			}
+			if !isBlocking(t, w) {
+				t.Error("the shared descriptor is not blocking any more")
+			}
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+			want := "CONNECT\t7\tsubmission/192.0.2.7/alice\n" +
+				"DISCONNECT\t7\tsubmission/2001:db8::9/al\x01tice\x01n\x011\n" +
+				"CONNECT\t7\tsubmission/192.0.2.7/" + long.User + "\n"
+			b := make([]byte, 4096)
+			n, err := r.Read(b)
+			if err != nil || string(b[:n]) != want {
+				t.Errorf("%q, %v", b[:n], err)
+			}
+		})
 	}
 }
 
 // An anvil process that does not read is waited for, and not for ever.
 func TestPipeIsFull(t *testing.T) {
-	leak.Check(t)
-	r, w := pipe(t)
-	p, err := NewPipe(w)
-	if err != nil {
-		t.Fatal(err)
+	for name, open := range ways {
+		t.Run(name, func(t *testing.T) {
+			leak.Check(t)
+			r, w := pipe(t)
+			p := open(t, w)
+			defer p.Close()
+			if _, err := syscall.Write(w, make([]byte, 65536)); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- p.Connect(7, alice) }() // ends with its write, at the latest at its deadline
+			if _, err := io.ReadFull(r, make([]byte, 65536)); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if _, err := syscall.Write(w, make([]byte, 4096*15)); err != nil {
+				t.Fatal(err)
+			}
+			if p.f == nil {
+				return
+			}
+			if err := p.f.SetWriteDeadline(time.Unix(1, 0)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.f.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
-	defer p.Close()
-	if _, err := syscall.Write(w, make([]byte, 65536)); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- p.Connect(7, alice) }() // ends with its write, at the latest at its deadline
-	if _, err := io.ReadFull(r, make([]byte, 65536)); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	if _, err := syscall.Write(w, make([]byte, 4096*15)); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.f.SetWriteDeadline(time.Unix(1, 0)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.f.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("got %v", err)
+}
+
+// A pipe whose reader is gone is an error. The signal that comes with it is ignored, as it
+// is in every process that a master starts.
+func TestPipeWithoutReader(t *testing.T) {
+	signal.Ignore(syscall.SIGPIPE)
+	defer signal.Reset(syscall.SIGPIPE)
+	for name, open := range ways {
+		r, w := pipe(t)
+		p := open(t, w)
+		r.Close()
+		if err := p.Connect(7, alice); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("%s: %v", name, err)
+		}
+		p.Close()
 	}
 }
 

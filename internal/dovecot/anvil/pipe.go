@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dovetail/internal/dovecot/tabline"
 )
 
@@ -19,26 +21,33 @@ var ErrTooLong = fmt.Errorf("anvil: line of more than %d bytes", MaxLine)
 
 // A Pipe reports sessions on descriptor 3. Any goroutine may use it. The nil Pipe reports
 // nothing, as when no master started the process.
-type Pipe struct{ f *os.File }
+type Pipe struct {
+	f  *os.File // the pipe opened once more, non-blocking; nil: fd itself has to do
+	fd int      // lent
+}
 
-// NewPipe opens the pipe behind fd, which it lends, once more: the descriptor itself is
-// blocking and shared with every process, so that its mode cannot be changed. It has to be
-// called before privileges and the file system are given up, and needs /proc.
+// NewPipe is to be called while the process is root, if it ever was. It opens the pipe
+// behind fd, which it lends, once more: the descriptor itself is blocking, and shared with
+// every process, so that its mode cannot be changed. Where the pipe cannot be opened (no
+// /proc, a process that never was root) fd is written to when it has room.
 func NewPipe(fd int) (*Pipe, error) {
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("anvil pipe: %w", err)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("anvil pipe: descriptor %d: %w", fd, err)
 	}
-	if st, err := f.Stat(); err != nil || st.Mode()&os.ModeNamedPipe == 0 {
-		f.Close()
+	if st.Mode&unix.S_IFMT != unix.S_IFIFO {
 		return nil, fmt.Errorf("anvil pipe: descriptor %d is no pipe", fd)
 	}
-	return &Pipe{f}, nil
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		f = nil
+	}
+	return &Pipe{f, fd}, nil
 }
 
 // Close closes what NewPipe opened.
 func (p *Pipe) Close() error {
-	if p == nil {
+	if p == nil || p.f == nil {
 		return nil
 	}
 	return p.f.Close()
@@ -63,10 +72,13 @@ func (p *Pipe) write(line []byte) error {
 	if len(line) > MaxLine {
 		return ErrTooLong
 	}
-	if err := p.f.SetWriteDeadline(time.Now().Add(pipeTimeout)); err != nil {
-		return fmt.Errorf("anvil pipe: %w", err)
+	var err error
+	if p.f == nil {
+		err = p.writeShared(line)
+	} else if err = p.f.SetWriteDeadline(time.Now().Add(pipeTimeout)); err == nil {
+		_, err = p.f.Write(line)
 	}
-	if _, err := p.f.Write(line); err != nil {
+	if err != nil {
 		var pe *os.PathError
 		if errors.As(err, &pe) {
 			err = pe.Err // the path is of /proc
@@ -74,4 +86,26 @@ func (p *Pipe) write(line []byte) error {
 		return fmt.Errorf("anvil pipe: %w", err)
 	}
 	return nil
+}
+
+// writeShared writes to the blocking descriptor when there is room for a line, which only
+// another process that writes at the same moment can take away.
+func (p *Pipe) writeShared(line []byte) error {
+	for end := time.Now().Add(pipeTimeout); ; {
+		fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(fds, int(max(0, time.Until(end)).Milliseconds()))
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return os.NewSyscallError("poll", err)
+		case n == 0:
+			return os.ErrDeadlineExceeded
+		}
+		for {
+			if _, err = unix.Write(p.fd, line); err != unix.EINTR {
+				return os.NewSyscallError("write", err)
+			}
+		}
+	}
 }
