@@ -42,7 +42,7 @@ func self(t *testing.T, args ...string) *fakemaster.Service {
 		t.Fatal(err)
 	}
 	s.Path = path
-	s.Environ = []string{"SERVICE_TEST_DELAY=100ms"}
+	s.Environ = []string{"SERVICE_TEST_DELAY=100ms", "GORACE=atexit_sleep_ms=0"}
 	return s
 }
 

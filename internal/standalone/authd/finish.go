@@ -3,7 +3,9 @@ package authd
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +14,14 @@ import (
 
 // run runs a request's mechanism and replies.
 func (p *pending) run(initial []byte, has bool) {
+	defer func() {
+		if v := recover(); v != nil { // a bug in one request is that request's
+			p.conn.srv.logPanic(v)
+			if p.end() {
+				p.conn.send(fmt.Appendf(nil, "FAIL\t%d\tcode=%s", p.id, authclient.CodeTempFail))
+			}
+		}
+	}()
 	r := p.req
 	if !r.penaltyWait() {
 		return // cancelled
@@ -35,6 +45,12 @@ func (p *pending) run(initial []byte, has bool) {
 	if p.ctx.Err() != nil && !r.successful {
 		p.end()
 	}
+}
+
+// logPanic logs a bug of ours, with where it is.
+func (s *Server) logPanic(v any) {
+	stack := strings.Join(strings.Fields(string(debug.Stack())), " ")
+	s.log.Panic("%s", sanitize(fmt.Sprintf("%v: %s", v, stack), 3000))
 }
 
 // success is what follows on a mechanism that succeeded; final is its last message.

@@ -153,8 +153,14 @@ func (c *masterConn) command(line string) bool {
 	c.wg.Add(1)
 	go func() { // ends with the lookup
 		defer c.wg.Done()
+		defer func() {
+			if v := recover(); v != nil { // who asked must not wait for an answer
+				c.srv.logPanic(v)
+				c.nc.Close()
+			}
+			<-c.busy
+		}()
 		do()
-		<-c.busy
 	}()
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -88,10 +89,20 @@ func (p *place) open() error {
 	}
 	fd, err := unix.Open(p.path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, fileMode)
 	if err != nil {
-		return fmt.Errorf("Can't open log file %s: %w", p.path, &os.PathError{Op: "open", Path: p.path, Err: err})
+		return fmt.Errorf("Can't open log file %s: %s", p.path, reason(err))
 	}
 	p.set(fd)
 	return nil
+}
+
+// reason is an error in C's words: "No such file or directory".
+func reason(err error) string {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return err.Error()
+	}
+	s := errno.Error()
+	return strings.ToUpper(s[:1]) + s[1:]
 }
 
 func (p *place) set(fd int) {
@@ -174,7 +185,7 @@ func (o *Output) writeLocked(p *place, service string, r log.Record, t time.Time
 	if err := o.tryLocked(p, service, r, t); err != nil {
 		if p.broken == nil {
 			p.lost = 0
-			o.elsewhereLocked(p, "log", own(event.Error, "writing to %s failed: %v. Lines go elsewhere until it works again", p.path, err), t)
+			o.elsewhereLocked(p, "log", own(event.Error, "writing to %s failed: %s. Lines go elsewhere until it works again", p.path, reason(err)), t)
 		}
 		p.broken, p.since = err, t
 		p.lost++

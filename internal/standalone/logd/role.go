@@ -90,12 +90,14 @@ func Main() int {
 	}
 	go r.obey()          // ends with the process
 	go r.signal(signals) // ends with the process
-	go r.watchMaster()   // ends with the process
 	if r.errors != nil {
 		go r.serveErrors() // ends when the listener is closed
 	}
 	if err := r.report(r.env.ClientLimit); err != nil {
 		r.log.Error("writing status: %v", err)
+	}
+	if err := r.watchMaster(); err != nil {
+		r.log.Error("dead pipe: %v", err)
 	}
 	all.Wait()
 	return masterproto.ExitOK
@@ -270,15 +272,23 @@ func (r *role) closeErrors() {
 
 // watchMaster closes the listener when the master does not want it any more (clause
 // P1.6.2). The pipes are read to their end.
-func (r *role) watchMaster() {
-	fds := []unix.PollFd{{Fd: masterproto.DeadFD}}
-	for {
-		if n, err := unix.Poll(fds, -1); n > 0 || err != nil && err != unix.EINTR {
-			r.closeErrors()
-			_ = r.report(0)
-			return
-		}
+func (r *role) watchMaster() error {
+	if err := unix.SetNonblock(masterproto.DeadFD, true); err != nil {
+		return err
 	}
+	raw, err := os.NewFile(masterproto.DeadFD, "dead pipe").SyscallConn()
+	if err != nil {
+		return err
+	}
+	go func() { // ends with the master
+		_ = raw.Read(func(fd uintptr) bool {
+			n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, 0)
+			return n > 0
+		})
+		r.closeErrors()
+		_ = r.report(0)
+	}()
+	return nil
 }
 
 // serveErrors answers on log-errors: all recent errors, and the end.
@@ -318,18 +328,23 @@ func (r *role) control() error {
 		return fmt.Errorf("%q is not a descriptor", text)
 	}
 	unix.CloseOnExec(fd)
-	if err := unix.SetNonblock(fd, false); err != nil {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return err
+	}
+	raw, err := os.NewFile(uintptr(fd), "control").SyscallConn()
+	if err != nil {
 		return err
 	}
 	go func() { // ends with the master
 		var b [maxControl]byte
 		oob := make([]byte, unix.CmsgSpace(maxControlFDs*4))
 		for {
-			n, oobn, _, _, err := unix.Recvmsg(fd, b[:], oob, unix.MSG_CMSG_CLOEXEC)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil || n == 0 {
+			var n, oobn int
+			rerr := raw.Read(func(fd uintptr) bool {
+				n, oobn, _, _, err = unix.Recvmsg(int(fd), b[:], oob, unix.MSG_CMSG_CLOEXEC)
+				return err != unix.EAGAIN
+			})
+			if rerr != nil || n == 0 || err != nil && err != unix.EINTR {
 				return
 			}
 			words := tabline.Split(strings.TrimSuffix(string(b[:n]), "\n"))

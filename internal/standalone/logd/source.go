@@ -2,8 +2,12 @@ package logd
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"os"
 	"sync"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,10 +19,11 @@ import (
 // notice of a process's death comes after everything the process has written, on the
 // goroutine that the log.Reader belongs to.
 type source struct {
-	fd      int
-	wake    int    // eventfd
+	file    *os.File
+	raw     syscall.RawConn
 	pending []byte // to be read before the pipe
 	first   bool   // nothing was read yet
+	asked   bool   // there is something to do when the pipe is empty
 	prefix  string // of the service, in case the handshake is gone
 
 	mu     sync.Mutex
@@ -26,13 +31,17 @@ type source struct {
 	ending bool     // guarded by mu: EOF when the pipe is empty
 }
 
-// newSource lends fd, which must be non-blocking.
+// newSource takes fd, which must be non-blocking.
 func newSource(fd int, prefix string) (*source, error) {
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	f := os.NewFile(uintptr(fd), "log pipe")
+	raw, err := f.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	return &source{fd: fd, wake: wake, first: true, prefix: prefix}, nil
+	if err := f.SetReadDeadline(time.Time{}); err != nil { // it cannot be woken
+		return nil, err
+	}
+	return &source{file: f, raw: raw, first: true, prefix: prefix}, nil
 }
 
 // do runs f where the source is read, when the pipe is empty. Any goroutine may call it.
@@ -41,7 +50,7 @@ func (s *source) do(f func()) {
 	s.mu.Lock()
 	s.todo = append(s.todo, f)
 	s.mu.Unlock()
-	s.kick()
+	s.wake()
 }
 
 // end makes Read return EOF once the pipe is empty. Any goroutine may call it.
@@ -49,10 +58,11 @@ func (s *source) end() {
 	s.mu.Lock()
 	s.ending = true
 	s.mu.Unlock()
-	s.kick()
+	s.wake()
 }
 
-func (s *source) kick() { unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
+// wake ends the wait of Read.
+func (s *source) wake() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) }
 
 // Read implements io.Reader.
 func (s *source) Read(p []byte) (int, error) {
@@ -65,28 +75,49 @@ func (s *source) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	for {
-		n, err := unix.Read(s.fd, p)
+		if s.asked {
+			n, err := s.try(p)
+			if n > 0 || err != nil && err != unix.EAGAIN {
+				return n, err
+			}
+			s.asked = false
+			if s.runTodo() {
+				return 0, io.EOF
+			}
+		}
+		n, err := s.file.Read(p)
 		switch {
-		case err == unix.EINTR:
-			continue
-		case err == nil && n > 0:
-			return n, nil
-		case err == nil: // nobody has it open for writing
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			_ = s.file.SetReadDeadline(time.Time{})
+			s.asked = true
+		case err == io.EOF: // nobody has it open for writing
 			s.runTodo()
 			return 0, io.EOF
-		case err != unix.EAGAIN:
-			return 0, err
+		default:
+			return n, err
 		}
-		if s.runTodo() {
+	}
+}
+
+// try reads what is there; EAGAIN when nothing is.
+func (s *source) try(p []byte) (n int, err error) {
+	for {
+		rerr := s.raw.Read(func(fd uintptr) bool {
+			n, err = unix.Read(int(fd), p)
+			return true
+		})
+		switch {
+		case errors.Is(rerr, os.ErrDeadlineExceeded): // woken
+			_ = s.file.SetReadDeadline(time.Time{})
+			s.asked = true
+		case rerr != nil:
+			return 0, rerr
+		case err == unix.EINTR:
+		case err == nil && n == 0:
+			s.runTodo()
 			return 0, io.EOF
-		}
-		fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.wake), Events: unix.POLLIN}}
-		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
-			return 0, err
-		}
-		if fds[1].Revents != 0 {
-			var b [8]byte
-			unix.Read(s.wake, b[:])
+		default:
+			return max(n, 0), err
 		}
 	}
 }
@@ -109,12 +140,12 @@ func (s *source) begin() {
 	s.first = false
 	handshake := log.AppendHandshake(nil, s.prefix)
 	b := make([]byte, log.MaxLine)
-	n, _ := unix.Read(s.fd, b)
-	b = b[:max(n, 0)]
+	n, _ := s.try(b)
+	b = b[:n]
 	if !bytes.HasPrefix(b, handshake[:4]) {
 		s.pending = handshake
 	}
 	s.pending = append(s.pending, b...)
 }
 
-func (s *source) close() { unix.Close(s.wake) }
+func (s *source) close() { s.file.Close() }

@@ -13,8 +13,8 @@ func (r *Running) WholeLog() string {
 }
 
 // Log returns the lines since the start that the two halves, auth and the master wrote
-// about them: those of IMAP, which only helps, of the master's own life, and backtraces are
-// left out.
+// about them: those of IMAP, which only helps, of the master's own life, what the
+// configuration is warned of, and backtraces are left out.
 func (r *Running) Log() (lines []string) {
 	all := r.WholeLog()
 	for _, line := range strings.Split(all[min(r.skip, len(all)):], "\n") {
@@ -26,7 +26,7 @@ func (r *Running) Log() (lines []string) {
 }
 
 func aside(line string) bool {
-	for _, p := range []string{"imap-login: ", "imap(", "master: Info: Dovecot v", "master: Info: Dovetail v", "master: Warning: Killed with signal 15 ", "master: Warning: SIGHUP received"} {
+	for _, p := range []string{"imap-login: ", "imap(", "master: Info: Dovecot v", "master: Info: Dovetail v", "master: Warning: Killed with signal 15 ", "master: Warning: SIGHUP received", "config: Warning: "} {
 		if strings.HasPrefix(line, p) {
 			return true
 		}

@@ -210,6 +210,33 @@ func (r *Running) Processes(name string) (pids []int) {
 	return pids
 }
 
+// Append adds a line to the configuration file; {dir} and the like are replaced.
+func (r *Running) Append(line string) {
+	r.t.Helper()
+	f, err := os.OpenFile(r.Conf, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(r.fill(line) + "\n"); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// Signal sends a signal to the master.
+func (r *Running) Signal(s syscall.Signal) {
+	r.t.Helper()
+	if err := r.cmd.Process.Signal(s); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// Reachable says whether somebody listens on the plaintext port, without connecting.
+func (r *Running) Reachable() bool {
+	tcp, err := os.ReadFile("/proc/net/tcp")
+	return err == nil && strings.Contains(string(tcp), fmt.Sprintf(": 0100007F:%04X 00000000:0000 0A ", r.Port))
+}
+
 // Stop ends the system, and what it left behind, and fails the test if it did leave
 // something. The log stays until the test ends.
 func (r *Running) Stop() {

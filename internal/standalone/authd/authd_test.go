@@ -1,0 +1,749 @@
+package authd
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dovetail/internal/dovecot/authclient"
+	"dovetail/internal/dovecot/authmaster"
+	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/process/event"
+	"dovetail/internal/testkit/instance"
+	"dovetail/internal/testkit/leak"
+)
+
+// load reads a configuration text; files are written below dir, for which @DIR@ stands.
+func load(t *testing.T, dir, conf string, files ...[2]string) (Settings, error) {
+	t.Helper()
+	return settingsOf(t, dialog{conf: conf, files: files}.write(t, dir))
+}
+
+func newServer(t *testing.T, opt Options, conf string, files ...[2]string) (*Server, *memory) {
+	t.Helper()
+	set, err := load(t, shortTemp(t), conf, files...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log memory
+	opt.Log = event.New(&log, "", false)
+	s, err := New(set, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, &log
+}
+
+// A client is a raw connection to a server.
+type client struct {
+	t *testing.T
+	net.Conn
+	br     *bufio.Reader
+	cookie string
+	ended  chan struct{}
+}
+
+// dial connects to s as by the listener of that name, over a pipe.
+func dial(t *testing.T, s *Server, listener string, pid int) *client {
+	t.Helper()
+	here, there := net.Pipe()
+	c := &client{t: t, Conn: here, br: bufio.NewReader(here), ended: make(chan struct{})}
+	go func() { // ends when the client closes
+		defer close(c.ended)
+		s.Serve(context.Background(), there, listener, "/run/"+listener)
+	}()
+	hello := fmt.Sprintf("VERSION\t1\t2\nCPID\t%d\n", pid)
+	last := "DONE"
+	if strings.HasSuffix(listener, "master") || strings.HasSuffix(listener, "userdb") {
+		hello, last = "VERSION\t1\t1\n", "SPID"
+	}
+	go io.WriteString(here, hello) // ends when the server has read it
+	for {
+		l := c.read()
+		if v, ok := strings.CutPrefix(l, "COOKIE\t"); ok {
+			c.cookie = v
+		}
+		if strings.HasPrefix(l, last) || l == "" {
+			return c
+		}
+	}
+}
+
+func (c *client) read() string {
+	l, err := c.br.ReadString('\n')
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(l, "\n")
+}
+
+func (c *client) write(line string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, line+"\n"); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// ask sends a line and returns the next reply.
+func (c *client) ask(line string) string {
+	c.t.Helper()
+	c.write(line)
+	return c.read()
+}
+
+func (c *client) close() {
+	c.Close()
+	<-c.ended
+}
+
+func plainAuth(id int, user, pass string, more ...string) string {
+	b := base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + pass))
+	return fmt.Sprintf("AUTH\t%d\tPLAIN\tservice=submission\trip=192.0.2.1%s\tresp=%s", id, strings.Join(more, ""), b)
+}
+
+const onePassdb = `
+auth_failure_delay = 2 secs
+passdb {
+  driver = static
+  args = password=right
+}
+userdb {
+  driver = static
+  args = uid=5001 gid=5001
+}
+`
+
+// Settings that cannot be had are errors that name them and say what to do.
+func TestUnsupported(t *testing.T) {
+	for _, c := range []struct{ conf, want string }{
+		{"passdb {\n driver = pam\n}\n", "passdb 1: driver pam is not supported by standalone, which has passwd-file and static: run the two programs under Dovecot (drop-in)"},
+		{"passdb {\n driver = static\n args = password=x\n}\nuserdb {\n driver = sql\n args = /x\n}\n", "userdb 1: driver sql is not supported by standalone, which has passwd-file, static and prefetch: run"},
+		{"auth_mechanisms = plain gssapi oauthbearer\n" + onePassdb, "auth_mechanisms: GSSAPI is not supported by standalone, which has PLAIN LOGIN CRAM-MD5 SCRAM-SHA-1 SCRAM-SHA-256 EXTERNAL ANONYMOUS: run the two programs under Dovecot (drop-in)\nauth_mechanisms: OAUTHBEARER is"},
+		{"auth_mechanisms =\n" + onePassdb, "No authentication mechanisms configured"},
+		{"auth_mechanisms = anonymous\nauth_anonymous_username =\n" + onePassdb, "anonymous_username not set"},
+		{"", "No passdbs specified in configuration file. PLAIN mechanism needs one"},
+		{"auth_policy_server_url = http://localhost/\nauth_policy_hash_nonce = x\n" + onePassdb, "auth_policy_server_url is not supported by standalone"},
+		{"auth_krb5_keytab = /x\n" + onePassdb, "auth_krb5_keytab is not supported by standalone"},
+		{"auth_use_winbind = yes\n" + onePassdb, "auth_use_winbind is not supported by standalone"},
+		{"passdb {\n driver = passwd-file\n}\n", "passdb 1: passdb passwd-file: Missing args"},
+		{"passdb {\n driver = passwd-file\n args = foo=bar /x\n}\n", "Unknown setting: foo"},
+		{"passdb {\n driver = passwd-file\n args = users\n}\n", "Unknown setting: users (the path must begin with /)"},
+		{"passdb {\n driver = passwd-file\n args = scheme=OTP /x\n}\n", "unknown password scheme OTP"},
+		{onePassdb + "userdb {\n driver = passwd-file\n args = users\n}\n", "must begin with /"},
+		{onePassdb + "userdb {\n driver = static\n args = uid=nosuchuser\n}\n", "userdb 2: userdb static: Invalid uid: nosuchuser"},
+		{onePassdb + "userdb {\n driver = static\n default_fields = gid=nosuchgroup\n}\n", "userdb 2: default_fields: userdb static: Invalid gid: nosuchgroup"},
+		{"passdb {\n driver = static\n args = =x\n}\n", "key must not be empty"},
+		{"passdb {\n driver = static\n args = password=x\n pass = yes\n}\n", "Last passdb can't have pass=yes"},
+		{onePassdb + "passdb {\n driver = static\n master = yes\n deny = yes\n}\n", "passdb 2: Master passdb can't have deny=yes"},
+	} {
+		set, err := load(t, shortTemp(t), c.conf)
+		if err == nil {
+			_, err = New(set, Options{Log: event.New(&memory{}, "", false)})
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s\ngot  %v\nwant %s", c.conf, err, c.want)
+		}
+	}
+}
+
+// A failure takes as long as auth_failure_delay says; a success takes no time.
+func TestFailureDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newServer(t, Options{}, onePassdb)
+		defer s.Close()
+		c := dial(t, s, "login", 7)
+		defer c.close()
+		began := time.Now()
+		if got := c.ask(plainAuth(1, "alice", "right")); got != "OK\t1\tuser=alice" || time.Since(began) != 0 {
+			t.Errorf("%s after %v", got, time.Since(began))
+		}
+		if got := c.ask(plainAuth(2, "alice", "wrong")); got != "FAIL\t2\tuser=alice" {
+			t.Error(got)
+		}
+		if d := time.Since(began); d < 2*time.Second || d > 3*time.Second {
+			t.Errorf("a failure after %v", d)
+		}
+		// The others' work goes on meanwhile.
+		began = time.Now()
+		c.write(plainAuth(3, "alice", "wrong"))
+		if got := c.ask(plainAuth(4, "alice", "right")); got != "OK\t4\tuser=alice" || time.Since(began) != 0 {
+			t.Errorf("%s after %v", got, time.Since(began))
+		}
+		if got := c.ask("CONT\t3\tAAAA"); got != "FAIL\t3\treason=Authentication request timed out" { // it is over already
+			t.Error(got)
+		}
+		if got := c.read(); got != "FAIL\t3\tuser=alice" {
+			t.Error(got)
+		}
+		// The end sends what waits.
+		c.write(plainAuth(5, "alice", "wrong"))
+		synctest.Wait()
+		began = time.Now()
+		s.Close()
+		if got := c.read(); got != "FAIL\t5\tuser=alice" || time.Since(began) != 0 {
+			t.Errorf("%s after %v", got, time.Since(began))
+		}
+	})
+}
+
+// Many failures come back in another order than they were asked for.
+func TestFailuresAreShuffled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newServer(t, Options{}, onePassdb)
+		defer s.Close()
+		c := dial(t, s, "login", 7)
+		defer c.close()
+		const n = 40
+		for i := range n {
+			c.write(plainAuth(i+1, "alice", "wrong"))
+		}
+		inOrder := true
+		for i := range n {
+			inOrder = strings.HasPrefix(c.read(), fmt.Sprintf("FAIL\t%d\t", i+1)) && inOrder
+		}
+		if inOrder {
+			t.Error("failures keep their order, which tells what took long")
+		}
+	})
+}
+
+// A request lives 150 s from its last activity (clause P3.16).
+func TestRequestTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, log := newServer(t, Options{}, "auth_mechanisms = login plain\n"+onePassdb)
+		defer s.Close()
+		c := dial(t, s, "login", 7)
+		defer c.close()
+		m := dial(t, s, "auth-master", 0)
+		defer m.close()
+		c.ask("AUTH\t1\tLOGIN\tservice=submission\trip=192.0.2.1")
+		time.Sleep(149 * time.Second)
+		if got := c.ask("CONT\t1\tYWxpY2U="); got != "CONT\t1\tUGFzc3dvcmQ6" {
+			t.Error(got)
+		}
+		time.Sleep(151 * time.Second)
+		if got := c.ask("CONT\t1\tcmlnaHQ="); got != "FAIL\t1\treason=Authentication request timed out" {
+			t.Error(got)
+		}
+		claim := func(id int) string {
+			return m.ask(fmt.Sprintf("REQUEST\t%d\t7\t%d\t%s", id, id, c.cookie))
+		}
+		c.ask(plainAuth(2, "alice", "right"))
+		time.Sleep(149 * time.Second)
+		if got := claim(2); !strings.HasPrefix(got, "USER\t2\talice\t") {
+			t.Error(got)
+		}
+		c.ask(plainAuth(3, "alice", "right"))
+		time.Sleep(151 * time.Second)
+		if got := claim(3); got != "FAIL\t3" {
+			t.Error(got)
+		}
+		want := []string{
+			"Info: login(alice,192.0.2.1): Request timed out waiting for client to continue authentication (150 secs)",
+			"Error: plain(alice,192.0.2.1): Request 7.3 timed out after 150 secs, state=3",
+			"Error: auth-master client: Master request 7.3 not found (created 600000 msecs ago, handshake 600000 msecs ago)",
+		}
+		if text := diff(want, log.get()); text != "" {
+			t.Error(text)
+		}
+	})
+}
+
+// penalties is a Penalty for tests.
+type penalties struct {
+	mu   sync.Mutex
+	of   map[string]uint32    // guarded by mu
+	last map[string]time.Time // guarded by mu
+	sets []string             // guarded by mu
+}
+
+func (p *penalties) Get(_ context.Context, ident string) (uint32, time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.of[ident], p.last[ident]
+}
+
+func (p *penalties) Set(ident string, checksum, penalty uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of[ident], p.last[ident] = penalty, time.Now()
+	p.sets = append(p.sets, fmt.Sprintf("%s %v %d", ident, checksum != 0, penalty))
+}
+
+// Who fails waits longer each time, by address, and no longer when he has been quiet, or
+// was right (clause P3.14).
+func TestPenalty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pen := &penalties{of: map[string]uint32{}, last: map[string]time.Time{}}
+		s, _ := newServer(t, Options{Penalty: pen}, onePassdb)
+		defer s.Close()
+		c := dial(t, s, "login", 7)
+		defer c.close()
+		id := 0
+		try := func(pass string, more ...string) int {
+			id++
+			began := time.Now()
+			c.ask(plainAuth(id, "alice", pass, more...))
+			return int(time.Since(began).Seconds())
+		}
+		var got []int
+		for range 6 {
+			got = append(got, try("wrong"))
+		}
+		// The failure itself takes 2 to 2.5 s. The penalty is looked up when the request
+		// begins, and an older one counts less.
+		if want := []int{2, 6, 10, 17, 17, 17}; fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("seconds %v, want %v", got, want)
+		}
+		if d := try("right", "\tno-penalty"); d != 0 {
+			t.Errorf("no-penalty waited %d s", d)
+		}
+		if d := try("right", "\trip=2001:db8:1:2::3"); d != 0 {
+			t.Errorf("another address waited %d s", d)
+		}
+		if d := try("right"); d != 15 {
+			t.Errorf("the address waited %d s", d)
+		}
+		if d := try("right"); d != 0 {
+			t.Errorf("after a success it waited %d s", d)
+		}
+		try("wrong", "\trip=2001:db8:1:2::3")
+		pen.mu.Lock()
+		defer pen.mu.Unlock()
+		for _, want := range []string{"192.0.2.1 true 1", "192.0.2.1 true 4", "192.0.2.1 false 0", "2001:db8:1:: true 1"} {
+			if !contains(pen.sets, want) {
+				t.Errorf("no %q in %q", want, pen.sets)
+			}
+		}
+	})
+}
+
+// CANCEL while a penalty is waited for, or a client leaving, ends the request at once.
+func TestCancelEndsWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pen := &penalties{of: map[string]uint32{"192.0.2.1": 4}, last: map[string]time.Time{"192.0.2.1": time.Now()}}
+		s, log := newServer(t, Options{Penalty: pen}, onePassdb)
+		defer s.Close()
+		c := dial(t, s, "login", 7)
+		c.write(plainAuth(1, "alice", "right"))
+		c.write("CANCEL\t1")
+		c.write(plainAuth(2, "alice", "right"))
+		synctest.Wait()
+		began := time.Now()
+		c.close()
+		synctest.Wait()
+		if time.Since(began) != 0 {
+			t.Errorf("it took %v", time.Since(began))
+		}
+		if got := log.get(); len(got) != 1 || got[0] != "Error: auth client 7 disconnected with 1 pending requests: EOF" {
+			t.Error(got)
+		}
+	})
+}
+
+// Two login processes do not have the same process ID, unless one is gone.
+func TestCPIDIsUnique(t *testing.T) {
+	s, log := newServer(t, Options{}, onePassdb)
+	defer s.Close()
+	a := dial(t, s, "login", 7)
+	a.ask("CONT\t9\tAAAA")
+	b := dial(t, s, "login", 7)
+	if got := b.read(); got != "" {
+		t.Errorf("the second got %q", got)
+	}
+	b.close()
+	c := dial(t, s, "auth-client", 7) // there it does not matter
+	if got := c.ask(plainAuth(1, "alice", "right")); got != "OK\t1\tuser=alice" {
+		t.Error(got)
+	}
+	c.close()
+	a.close()
+	d := dial(t, s, "login", 7)
+	if got := d.ask(plainAuth(1, "alice", "right")); got != "OK\t1\tuser=alice" {
+		t.Error(got)
+	}
+	d.close()
+	if got := log.get(); got[0] != "Error: BUG: Authentication client gave a PID 7 of existing connection" {
+		t.Error(got)
+	}
+}
+
+// A client that reads nothing is not read from any more, and costs bounded memory.
+func TestClientThatDoesNotRead(t *testing.T) {
+	leak.Check(t)
+	s, _ := newServer(t, Options{}, onePassdb)
+	defer s.Close()
+	path := filepath.Join(shortTemp(t), "login")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	served := make(chan struct{})
+	go func() { // ends when the client closes
+		defer close(served)
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		s.Serve(context.Background(), nc, "login", path)
+	}()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "VERSION\t1\t2\nCPID\t7\n"); err != nil {
+		t.Fatal(err)
+	}
+	line := []byte(strings.Repeat("CONT\t1\tAAAA\n", 1000))
+	sent := 0
+	for { // until the server has had enough
+		if err := c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := c.Write(line)
+		sent += n
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sent > 64<<20 {
+			t.Fatal("the server takes everything")
+		}
+	}
+	c.Close()
+	<-served
+}
+
+// resolver is a Resolver for tests.
+type resolver struct {
+	mu    sync.Mutex
+	asked []string // guarded by mu
+	f     func(ctx context.Context, host string) ([]netip.Addr, error)
+}
+
+func (r *resolver) LookupNetIP(ctx context.Context, _, host string) ([]netip.Addr, error) {
+	r.mu.Lock()
+	r.asked = append(r.asked, host)
+	r.mu.Unlock()
+	return r.f(ctx, host)
+}
+
+// A proxy's host name is looked up, once a minute, and not for longer than 10 s.
+func TestProxyHostIsResolved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		res := &resolver{f: func(ctx context.Context, host string) ([]netip.Addr, error) {
+			switch host {
+			case "good.example.org":
+				time.Sleep(700 * time.Millisecond)
+				return []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.7"), netip.MustParseAddr("192.0.2.8")}, nil
+			case "self.example.org":
+				return []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.100")}, nil
+			case "slow.example.org":
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return nil, &net.DNSError{Err: "no such host", Name: host}
+		}}
+		s, log := newServer(t, Options{Resolver: res}, `
+passdb {
+  driver = passwd-file
+  args = scheme=PLAIN @DIR@/users
+}
+`, [2]string{"users", `good:x::::::proxy host=good.example.org
+self:x::::::proxy_maybe host=self.example.org
+slow:x::::::proxy host=slow.example.org
+short:x::::::proxy host=slow.example.org proxy_timeout=3
+none:x::::::proxy host=none.example.org
+`})
+		defer s.Close()
+		c := dial(t, s, "login", 7)
+		defer c.close()
+		for _, tc := range []struct {
+			user string
+			secs float64
+			want string
+		}{
+			{"good", 0.7, "user=good\tproxy\thost=good.example.org\thostip=192.0.2.7\tpass=x"},
+			{"good", 0, "user=good\tproxy\thost=good.example.org\thostip=192.0.2.7\tpass=x"},
+			{"self", 0, "user=self\thostip=192.0.2.9"},
+			{"slow", 10.5, "user=slow\tcode=temp_fail"}, // and the failure's delay, which is looked at twice a second
+			{"short", 3.5, "user=short\tproxy_timeout=3\tcode=temp_fail"},
+			{"none", 0.5, "user=none\tcode=temp_fail"},
+			{"none", 0.5, "user=none\tcode=temp_fail"},
+		} {
+			began := time.Now()
+			got := c.ask(plainAuth(1, tc.user, "x", "\tlip=192.0.2.100\tlport=587"))
+			_, rest, _ := strings.Cut(got, "\t1\t")
+			c.write("CANCEL\t1")
+			if d := time.Since(began).Seconds(); d != tc.secs {
+				t.Errorf("%s took %v s", tc.user, d)
+			}
+			if sortFields(rest) != sortFields(tc.want) {
+				t.Errorf("%s: %q", tc.user, got)
+			}
+		}
+		time.Sleep(61 * time.Second)
+		c.ask(plainAuth(2, "good", "x"))
+		res.mu.Lock()
+		defer res.mu.Unlock()
+		asked := strings.Join(res.asked, " ")
+		if asked != "good.example.org self.example.org slow.example.org slow.example.org none.example.org none.example.org good.example.org" {
+			t.Errorf("asked for %s", asked)
+		}
+		if got := log.get(); got[0] != "Warning: DNS lookup for good.example.org took 0.700 s" || got[1] != "Error: DNS lookup for slow.example.org failed: Timed out" {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+func sortFields(s string) string {
+	f := strings.Split(s, "\t")
+	for i := range f {
+		for j := range i {
+			if f[i] < f[j] {
+				f[i], f[j] = f[j], f[i]
+			}
+		}
+	}
+	return strings.Join(f, "\t")
+}
+
+// Expensive hashes of a flood hold up neither cheap ones nor lookups.
+func TestFloodOfHashes(t *testing.T) {
+	const argon = "{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$5VQ1ORpnnTpZ2WskV0fYWg$Pu3HN7t0GtrzZwHgSIt66CwdO4gB/eNJCHY2W78dyPc"
+	s, _ := newServer(t, Options{Memory: 64 << 20}, `
+passdb {
+  driver = passwd-file
+  args = @DIR@/users
+}
+userdb {
+  driver = passwd-file
+  args = @DIR@/users
+}
+`, [2]string{"users", "slow:" + argon + ":1:1\nquick:{PLAIN}x:5001:5001\n"})
+	defer s.Close()
+	c := dial(t, s, "login", 7)
+	m := dial(t, s, "auth-master", 0)
+	const flood = 40
+	for i := range flood {
+		c.write(plainAuth(i+1, "slow", "x"))
+	}
+	if got := c.ask(plainAuth(100, "quick", "x")); got != "OK\t100\tuser=quick" {
+		t.Errorf("behind the flood came %q", got)
+	}
+	if got := m.ask("USER\t1\tquick\tservice=submission"); got != "USER\t1\tquick\tuid=5001\tgid=5001" {
+		t.Error(got)
+	}
+	c.close() // who left is not hashed for
+	m.close()
+}
+
+// auth-userdb with mode 0666 tells a stranger only about users with his uid (clause P4.8).
+func TestRestrictedUserdb(t *testing.T) {
+	s, log := newServer(t, Options{}, onePassdb)
+	defer s.Close()
+	ask := func(k masterKind, lines ...string) (out []string) {
+		here, there := net.Pipe()
+		defer here.Close()
+		go s.serveMaster(context.Background(), there, k) // ends with the pipe
+		br := bufio.NewReader(here)
+		go io.WriteString(here, "VERSION\t1\t1\n") // ends when it is read
+		for range 2 {
+			if _, err := br.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, l := range lines {
+			if _, err := io.WriteString(here, l+"\n"); err != nil {
+				t.Fatal(err)
+			}
+			got, err := br.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, strings.TrimSuffix(got, "\n"))
+		}
+		return out
+	}
+	lines := []string{"USER\t1\talice\tservice=submission", "PASS\t2\talice\tservice=submission", "LIST\t3"}
+	k := masterKind{lookupsOnly: true, restricted: true, uid: 5001, path: "/run/auth-userdb"}
+	want := []string{"USER\t1\talice\tuid=5001\tgid=5001", "FAIL\t2", "DONE\t3\tfail"}
+	if text := diff(want, ask(k, lines...)); text != "" {
+		t.Error(text)
+	}
+	k.uid = 4999
+	if text := diff([]string{"FAIL\t1"}, ask(k, lines[0])); text != "" {
+		t.Error(text)
+	}
+	k.restricted = false
+	if got := ask(k, lines[:2]...); got[0] != want[0] || got[1] != "PASS\t2\tuser=alice" {
+		t.Error(got)
+	}
+	found := false
+	for _, l := range log.get() {
+		found = found || strings.Contains(l, "client doesn't have lookup permissions for this user: userdb uid (5001) doesn't match peer uid (4999) (to bypass this check, set: service auth { unix_listener /run/auth-userdb { mode=0777 } })")
+	}
+	if !found {
+		t.Errorf("%q", log.get())
+	}
+}
+
+// A whole login, with the packages that the two programs use, against our service and
+// against Dovecot's.
+func TestClientsOfBothServices(t *testing.T) {
+	const settings = `
+auth_mechanisms = plain login scram-sha-256
+passdb {
+  driver = static
+  args = password=right custom=%u
+}
+`
+	t.Run("ours", func(t *testing.T) {
+		dir := shortTemp(t)
+		path := dialog{conf: settings + "userdb {\n driver = static\n args = uid=8 gid=8 home=@DIR@\n}\n"}.write(t, dir)
+		start(t, dir, path, Options{Log: event.New(&memory{}, "", false)})
+		wholeLogin(t, filepath.Join(dir, "run/login/login"), filepath.Join(dir, "run/auth-master"))
+	})
+	t.Run("Dovecot's", func(t *testing.T) {
+		i := instance.Start(t, settings)
+		wholeLogin(t, i.Socket("login/login"), i.Socket("auth-master"))
+	})
+}
+
+func wholeLogin(t *testing.T, login, master string) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	pid := uint32(os.Getpid())
+	c := authclient.NewClient(login, pid, nil)
+	defer c.Close()
+	if err := c.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	m, err := authmaster.Dial(ctx, master)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if m.SPID() != c.Conn().SPID() {
+		t.Errorf("SPID %d on one socket, %d on the other", m.SPID(), c.Conn().SPID())
+	}
+	names := ""
+	for _, mech := range c.Mechanisms() {
+		names += fmt.Sprintf("%s %d, ", mech.Name, mech.Flags)
+	}
+	if want := fmt.Sprintf("PLAIN %d, LOGIN %d, SCRAM-SHA-256 %d, ", authclient.Plaintext, authclient.Plaintext, authclient.MutualAuth); names != want {
+		t.Errorf("mechanisms %s", names)
+	}
+	ip := netip.MustParseAddr("127.0.0.1")
+	begin := func(mech, initial string, has bool) *authclient.Exchange {
+		ex, err := c.Begin(&authclient.Request{
+			Mechanism: mech, Service: "submission", Secured: authclient.SecuredTLS, NoPenalty: true, Session: "a\tsession",
+			LocalIP: ip, RemoteIP: ip, LocalPort: 587, RemotePort: 4000, ForwardFields: "a=b\tc=d",
+			HasInitial: has, Initial: []byte(base64.StdEncoding.EncodeToString([]byte(initial))),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ex
+	}
+	next := func(ex *authclient.Exchange, want authclient.Kind) authclient.Reply {
+		r, err := ex.Next(ctx)
+		if err != nil || r.Kind != want {
+			t.Fatalf("%+v %v, %v; want kind %d", r, r.Fields(), err, want)
+		}
+		return r
+	}
+	claim := func(ex *authclient.Exchange) (authmaster.User, error) {
+		return m.Request(ctx, authmaster.Request{ClientPID: pid, AuthID: ex.ID(), Cookie: ex.Conn().Cookie(), SessionPID: pid, WantToken: true})
+	}
+	field := func(fs tabline.Fields, key string) string { v, _ := fs.Get(key); return v }
+
+	ex := begin("PLAIN", "\x00Alice\x00right", true)
+	r := next(ex, authclient.OK)
+	if field(r.Fields(), "user") != "alice" || field(r.Fields(), "original_user") != "Alice" || field(r.Fields(), "forward_a") != "b" || field(r.Fields(), "custom") != "alice" {
+		t.Errorf("OK with %v", r.Fields())
+	}
+	u, err := claim(ex)
+	if err != nil || u.Name != "alice" || field(u.Fields, "uid") != "8" || len(field(u.Fields, "auth_token")) != 40 || field(u.Fields, "auth_user") != "Alice" {
+		t.Errorf("claimed %+v, %v", u, err)
+	}
+	ex.HandedOver()
+	ex.Close()
+	if _, err := claim(ex); !errors.As(err, new(*authmaster.FailError)) {
+		t.Errorf("claimed twice: %v", err)
+	}
+
+	ex = begin("login", "", false)
+	if got := next(ex, authclient.Continue).Challenge; got != "VXNlcm5hbWU6" {
+		t.Errorf("challenge %q", got)
+	}
+	if err := ex.Continue([]byte("Ym9i")); err != nil {
+		t.Fatal(err)
+	}
+	next(ex, authclient.Continue)
+	if err := ex.Continue([]byte("cmlnaHQ=")); err != nil {
+		t.Fatal(err)
+	}
+	next(ex, authclient.OK)
+	ex.Close() // cancelled: nobody can claim it
+	mark := begin("PLAIN", "", false)
+	next(mark, authclient.Continue)
+	mark.Close()
+	if _, err := claim(ex); !errors.As(err, new(*authmaster.FailError)) {
+		t.Errorf("claimed although cancelled: %v", err)
+	}
+
+	ex = begin("PLAIN", "\x00alice\x00wrong", true)
+	if r := next(ex, authclient.Fail); field(r.Fields(), "user") != "alice" || r.Fields().Has("code") {
+		t.Errorf("FAIL with %v", r.Fields())
+	}
+	ex.Close()
+
+	// One client's nonsense does not hurt the others.
+	other := begin("PLAIN", "", false)
+	next(other, authclient.Continue)
+	if _, err := c.Begin(&authclient.Request{Mechanism: "NOSUCH", Service: "submission"}); !errors.Is(err, authclient.ErrMechanism) {
+		t.Errorf("%v", err)
+	}
+	if _, err := c.Begin(&authclient.Request{Mechanism: "PLAIN", Service: "submission", HasInitial: true, Initial: []byte("A\tAA")}); !errors.Is(err, authclient.ErrBase64) {
+		t.Errorf("%v", err)
+	}
+	if err := other.Continue([]byte(base64.StdEncoding.EncodeToString([]byte("\x00carol\x00right")))); err != nil {
+		t.Fatal(err)
+	}
+	next(other, authclient.OK)
+	if u, err := claim(other); err != nil || u.Name != "carol" {
+		t.Errorf("%v, %v", u, err)
+	}
+	other.HandedOver()
+	other.Close()
+
+	info := authmaster.Info{Service: "submission", RemoteIP: ip}
+	if u, err := m.User(ctx, "dave", info); err != nil || u.Name != "dave" || field(u.Fields, "uid") != "8" {
+		t.Errorf("USER: %v, %v", u, err)
+	}
+	if _, err := m.User(ctx, "da ve", info); !errors.Is(err, authmaster.ErrNotFound) {
+		t.Errorf("USER: %v", err)
+	}
+	if u, err := m.Pass(ctx, "dave", info); err != nil || u.Name != "dave" || field(u.Fields, "custom") != "dave" {
+		t.Errorf("PASS: %v, %v", u, err)
+	}
+	if n, err := m.CacheFlush(ctx); n != 0 || err != nil {
+		t.Errorf("CACHE-FLUSH: %d, %v", n, err)
+	}
+}

@@ -1,0 +1,65 @@
+package interop
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dovetail/internal/testkit/system"
+)
+
+func TestMain(m *testing.M) { os.Exit(system.Main(m)) }
+
+func scenarios() []scenario {
+	return append(loginCases(), processCases()...)
+}
+
+func id(name string) string { return strings.NewReplacer(" ", "-", ",", "", ":", "").Replace(name) }
+
+// Dovecot shows the same twice: what varies is normalised, and the cases wait for what
+// they need. Without this a difference of ours would mean nothing.
+func TestTheirsIsSteady(t *testing.T) {
+	system.Dovecot.Need(t)
+	for _, sc := range scenarios() {
+		t.Run(id(sc.name), func(t *testing.T) {
+			t.Parallel()
+			if sc.slow && testing.Short() {
+				t.Skip("slow")
+			}
+			one, two := sc.play(t, system.Dovecot), sc.play(t, system.Dovecot)
+			if len(one.lines) < 4 {
+				t.Fatalf("the record is almost empty: %q", one.lines)
+			}
+			if d := cmp.Diff(one.lines, two.lines); d != "" {
+				t.Errorf("the second run differs (-first +second):\n%s", d)
+			}
+		})
+	}
+}
+
+// The pairings with one of ours show what Dovecot's own pair shows.
+func TestPairings(t *testing.T) {
+	system.Dovecot.Need(t)
+	for _, sys := range []system.System{system.OursLogin, system.OursWorker, system.OursBoth} {
+		t.Run(sys.String(), func(t *testing.T) {
+			sys.Need(t)
+			for _, sc := range scenarios() {
+				t.Run(id(sc.name), func(t *testing.T) {
+					t.Parallel()
+					if sc.slow && testing.Short() {
+						t.Skip("slow")
+					}
+					want, got, used := compared(sys, sc.truth(t), sc.play(t, sys))
+					if len(used) > 0 {
+						t.Logf("differences on purpose: %s", strings.Join(used, ", "))
+					}
+					if d := cmp.Diff(want, got); d != "" {
+						t.Errorf("differs from Dovecot (-Dovecot +%v):\n%s", sys, d)
+					}
+				})
+			}
+		})
+	}
+}

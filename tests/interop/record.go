@@ -1,0 +1,133 @@
+package interop
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+
+	"dovetail/internal/testkit/system"
+)
+
+// A record is what a run showed, in lines that another run would repeat.
+type record struct {
+	lines []string
+}
+
+// normal replaces what varies from run to run by the transcripts' placeholders.
+var normal = []struct {
+	re *regexp.Regexp
+	by string
+}{
+	{regexp.MustCompile(`session=<[^>]*>`), "session=<{session}>"},
+	{regexp.MustCompile(`session=[^<,\s]+`), "session={session}"},
+	{regexp.MustCompile(`auth_pid=\d+`), "auth_pid={pid}"},
+	{regexp.MustCompile(`SESSION=\S+`), "SESSION={session}"},
+	{regexp.MustCompile(`^(submission\([^)]*\))<\d+><[^>]*>`), "$1<{pid}><{session}>"},
+	{regexp.MustCompile(`^submission\(\d+\): `), "submission({pid}): "},
+	{regexp.MustCompile(`(auth: \w+: \S+\([^,]*,[^,]*),<[^>]*>`), "$1,<{session}>"},
+	{regexp.MustCompile(`\bmpid=\d+`), "mpid={pid}"},
+	{regexp.MustCompile(`\b(pid=|child |client-pid=|Child )\d+`), "${1}{pid}"},
+	{regexp.MustCompile(`\bPORT=\d+`), "PORT={port}"},
+	{regexp.MustCompile(`request \[\d+\]`), "request [{n}]"},
+	{regexp.MustCompile(`lookup id=\d+`), "lookup id={n}"},
+	{regexp.MustCompile(`\b\d+ (msecs|secs)\b`), "{n} $1"},
+	{regexp.MustCompile(`\b\d+\.\d{3} secs`), "{n.nnn} secs"},
+	{regexp.MustCompile(`\[[A-Za-z0-9-]+:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\]`), "[{host}:{datetime}]"},
+	{regexp.MustCompile(`\b[A-Za-z0-9+/]{22}(:T\d+)?\b`), "{id}$1"},
+	{regexp.MustCompile(`\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4} \d\d:\d\d:\d\d [+-]\d{4}`), "{date}"},
+	{regexp.MustCompile(`id=[A-Za-z0-9+/]{22}`), "id={id}"},
+	{regexp.MustCompile(`^\tid \S{22}`), "\tid {id}"},
+}
+
+func normalise(line string, r *system.Running) string {
+	line = strings.NewReplacer(r.Dir, "{dir}", itoa(r.RelayPort), "{relayport}", itoa(r.Port), "{port}", itoa(r.TLSPort), "{port2}").Replace(line)
+	for _, n := range normal {
+		line = n.re.ReplaceAllString(line, n.by)
+	}
+	return line
+}
+
+// record puts everything together. The log is grouped by process, since two processes
+// have no order between them.
+func (w *world) record(quietLog bool) *record {
+	r := &record{}
+	add := func(lines ...string) {
+		for _, l := range lines {
+			r.lines = append(r.lines, normalise(l, w.inst))
+		}
+	}
+	for _, s := range w.sessions {
+		add("client " + s.name + ":")
+		add(s.said...)
+	}
+	for _, c := range w.relay.Conns() {
+		add("relay connection: " + c.End)
+		for _, l := range c.Lines {
+			add("R: " + l)
+		}
+		for _, m := range c.Messages {
+			add("message from " + m.From + " to " + strings.Join(m.Rcpts, " "))
+			for _, l := range strings.SplitAfter(string(m.Data), "\r\n") {
+				if body, ok := strings.CutSuffix(l, "\r\n"); ok {
+					r.lines = append(r.lines, "  "+normalise(body, w.inst))
+				} else if l != "" {
+					r.lines = append(r.lines, "  "+normalise(l, w.inst)+`\c`)
+				}
+			}
+		}
+		for _, v := range c.Violations {
+			add("violation: " + v)
+		}
+	}
+	if len(w.notes) > 0 {
+		add("notes:")
+		add(w.notes...)
+	}
+	if !quietLog {
+		for _, group := range byProcess(w.inst.Log()) {
+			add("log:")
+			add(group...)
+		}
+	}
+	return r
+}
+
+var whose = regexp.MustCompile(`^([a-z-]+(?:\([^)]*\)(?:<\d+><[^>]*>)?)?): `)
+
+// byProcess groups log lines by their prefix, in the order of the first of each; workers of
+// the same user are told apart by pid and session. Groups of the same name are sorted, since
+// sessions that ran at the same time have no order.
+func byProcess(lines []string) (groups [][]string) {
+	at := map[string]int{}
+	var names []string
+	for _, l := range lines {
+		name := "?"
+		if m := whose.FindStringSubmatch(l); m != nil {
+			name = m[1]
+		}
+		i, ok := at[name]
+		if !ok {
+			i = len(groups)
+			at[name] = i
+			groups = append(groups, nil)
+			names = append(names, name)
+		}
+		groups[i] = append(groups[i], l)
+	}
+	order := make([]int, len(groups))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(kind(names[a]), kind(names[b])) })
+	out := make([][]string, len(groups))
+	for i, o := range order {
+		out[i] = groups[o]
+	}
+	return out
+}
+
+// kind is a prefix without what varies.
+func kind(name string) string {
+	k, _, _ := strings.Cut(name, "(")
+	return k
+}

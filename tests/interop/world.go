@@ -1,0 +1,281 @@
+// Package interop runs the same cases against Dovecot and against the pairings of its
+// halves with ours, and compares what clients, the relay and the log saw. The truth is
+// what Dovecot does in the same run; it is not kept.
+//
+// What differs on purpose is in tests/transcripts/differences.txt; the parts of it that
+// show here are in differences.go, by name.
+package interop
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"dovetail/internal/testkit/client"
+	"dovetail/internal/testkit/relay"
+	"dovetail/internal/testkit/system"
+)
+
+// A scenario is one case.
+type scenario struct {
+	name  string
+	setup func(*system.Setup) // changes what the instance is given; nil: nothing
+	relay relay.Options
+	run   func(w *world)
+
+	// quietLog leaves the log out of the comparison: what is killed says so in words that
+	// depend on the moment.
+	quietLog bool
+	// slow cases wait for seconds by their nature; -short leaves them out.
+	slow bool
+}
+
+// A world is one run of a scenario.
+type world struct {
+	t     *testing.T
+	inst  *system.Running
+	relay *relay.Relay
+
+	mu       sync.Mutex
+	sessions []*session
+	notes    []string
+}
+
+// play runs the scenario on the system and returns what was seen.
+func (sc scenario) play(t *testing.T, sys system.System) *record {
+	t.Helper()
+	port := system.Hold(t)
+	o := sc.relay
+	o.Listener = port.Listen(t)
+	w := &world{t: t, relay: relay.Start(t, o)}
+	setup := system.Setup{RelayPort: port.Number}
+	if sc.setup != nil {
+		sc.setup(&setup)
+	}
+	w.inst = sys.Start(t, setup)
+	sc.run(w)
+	w.settle()
+	w.inst.Stop()
+	return w.record(sc.quietLog)
+}
+
+// truths are what Dovecot showed in this run of the tests, by name of the scenario.
+var truths struct {
+	mu    sync.Mutex
+	known map[string]*truth
+}
+
+type truth struct {
+	once sync.Once
+	r    *record
+}
+
+// truth plays the scenario on Dovecot, once, and returns what was seen.
+func (sc scenario) truth(t *testing.T) *record {
+	t.Helper()
+	truths.mu.Lock()
+	if truths.known == nil {
+		truths.known = map[string]*truth{}
+	}
+	x := truths.known[sc.name]
+	if x == nil {
+		x = &truth{}
+		truths.known[sc.name] = x
+	}
+	truths.mu.Unlock()
+	x.once.Do(func() { x.r = sc.play(t, system.Dovecot) })
+	if x.r == nil {
+		t.Fatal("the case failed against Dovecot")
+	}
+	return x.r
+}
+
+// settle ends the clients and waits until the log says that their sessions are over: as
+// many logout lines as logins.
+func (w *world) settle() {
+	w.t.Helper()
+	for _, s := range w.sessions {
+		s.c.Close()
+	}
+	w.inst.WaitFor(func(lines []string) bool { return logins(lines) <= logouts(lines) })
+}
+
+func logins(lines []string) int { return count(lines, ": Login: ") }
+func logouts(lines []string) int {
+	return count(lines, "): Info: Disconnected: ", ">: Info: Disconnected: ", "Fatal: ")
+}
+
+func count(lines []string, texts ...string) (n int) {
+	for _, l := range lines {
+		if slices.ContainsFunc(texts, func(t string) bool { return strings.Contains(l, t) }) {
+			n++
+		}
+	}
+	return n
+}
+
+// note adds a line to the record: what doveadm said, how many processes there are.
+func (w *world) note(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notes = append(w.notes, fmt.Sprintf(format, args...))
+}
+
+// A session is one client connection; everything that is said becomes part of the record.
+type session struct {
+	w    *world
+	name string
+	c    *client.Client
+	said []string
+}
+
+// dial connects; the greeting is recorded.
+func (w *world) dial(name string, o client.Options) *session {
+	w.t.Helper()
+	addr := w.inst.Addr()
+	if o.TLS != nil {
+		addr = w.inst.TLSAddr()
+	}
+	s := w.dialTo(name, addr, o)
+	s.reply()
+	return s
+}
+
+// dialTo connects to an address, and waits for nothing.
+func (w *world) dialTo(name, addr string, o client.Options) *session {
+	w.t.Helper()
+	s := &session{w: w, name: name, c: client.Dial(w.t, addr, o)}
+	w.mu.Lock()
+	w.sessions = append(w.sessions, s)
+	w.mu.Unlock()
+	return s
+}
+
+// local connects from the server's own address: secured, without TLS.
+func (w *world) local(name string) *session {
+	w.t.Helper()
+	return w.dial(name, client.Options{})
+}
+
+// add puts lines into the record.
+func (s *session) add(mark, text string) { s.said = append(s.said, mark+" "+text) }
+
+// reply reads and records one reply. The end of the connection is one, too.
+func (s *session) reply() (lines []string) {
+	s.w.t.Helper()
+	for {
+		line, err := s.c.TryLine()
+		if err != nil {
+			if line != "" {
+				s.add("S:", line+`\c`)
+			}
+			s.add("S!", "end")
+			return append(lines, line)
+		}
+		s.add("S:", line)
+		lines = append(lines, line)
+		if len(line) < 4 || line[3] != '-' {
+			return lines
+		}
+	}
+}
+
+// do sends the lines in one write and reads as many replies.
+func (s *session) do(lines ...string) []string {
+	s.w.t.Helper()
+	return s.batch(len(lines), lines...)
+}
+
+// batch sends the lines in one write and reads n replies; it returns the last.
+func (s *session) batch(n int, lines ...string) (last []string) {
+	s.w.t.Helper()
+	s.send(strings.Join(lines, "\r\n") + "\r\n")
+	for range n {
+		last = s.reply()
+	}
+	return last
+}
+
+// send sends octets; they are not recorded: every run sends the same.
+func (s *session) send(data string) {
+	s.w.t.Helper()
+	if err := s.c.TryWrite(data); err != nil {
+		s.add("C!", "write failed")
+	}
+}
+
+// login logs in and waits until the login process has logged it.
+func (s *session) login(user, password string) []string {
+	s.w.t.Helper()
+	had := logins(s.w.inst.Log())
+	last := s.do("AUTH PLAIN " + plain(user, password))
+	s.w.loggedIn(had, last)
+	return last
+}
+
+// loggedIn waits for one login line more than had, if last says that there was a login.
+func (w *world) loggedIn(had int, last []string) {
+	if len(last) > 0 && strings.HasPrefix(last[0], "235") {
+		w.inst.WaitFor(func(lines []string) bool { return logins(lines) > had })
+	}
+}
+
+// gone waits for the end of the connection and records what came before it.
+func (s *session) gone() {
+	s.w.t.Helper()
+	for {
+		line, err := s.c.TryLine()
+		if err == nil {
+			s.add("S:", line)
+			continue
+		}
+		if line != "" {
+			s.add("S:", line+`\c`)
+		}
+		s.add("S!", "end")
+		return
+	}
+}
+
+// startTLS makes STARTTLS and the handshake.
+func (s *session) startTLS() {
+	s.w.t.Helper()
+	s.do("STARTTLS")
+	s.c.StartTLS(s.w.inst.TLS())
+}
+
+// message sends one message by DATA.
+func (s *session) message(body string) []string {
+	s.w.t.Helper()
+	s.do("MAIL FROM:<alice@example.test>", "RCPT TO:<bob@dest.test>")
+	s.do("DATA")
+	return s.batch(1, strings.TrimSuffix(body, "\r\n"), ".")
+}
+
+// bdat sends one message by BDAT, in pieces.
+func (s *session) bdat(pieces ...string) (last []string) {
+	s.w.t.Helper()
+	s.do("MAIL FROM:<alice@example.test>", "RCPT TO:<bob@dest.test>")
+	for i, p := range pieces {
+		mark := ""
+		if i == len(pieces)-1 {
+			mark = " LAST"
+		}
+		s.send(fmt.Sprintf("BDAT %d%s\r\n%s", len(p), mark, p))
+		last = s.reply()
+	}
+	return last
+}
+
+// eventually waits until ok; what is for the failure.
+func (w *world) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatalf("%v: still waiting for %s", w.inst.System, what)
+		}
+	}
+}
