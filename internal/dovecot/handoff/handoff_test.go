@@ -387,3 +387,84 @@ func TestCookie(t *testing.T) {
 		}
 	}
 }
+
+// A worker's full backlog is waited for, half a second and not for ever.
+func TestFullBacklog(t *testing.T) {
+	leak.Check(t)
+	path := filepath.Join(t.TempDir(), "submission")
+	l, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(l)
+	if err := errors.Join(syscall.Bind(l, &syscall.SockaddrUnix{Name: path}), syscall.Listen(l, 0)); err != nil {
+		t.Fatal(err)
+	}
+	first, err := dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if _, err := dial(t.Context(), path); !errors.Is(err, syscall.EAGAIN) {
+		t.Errorf("with a full backlog: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := dial(ctx, path); !errors.Is(err, context.Canceled) {
+		t.Errorf("without a context: %v", err)
+	}
+	accepted := make(chan int, 1)
+	go func() { // ends with the connection that waits
+		fd, _, err := syscall.Accept(l)
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- fd
+	}()
+	second, err := dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
+	syscall.Close(<-accepted)
+}
+
+// BenchmarkHandOver is one client over both halves in one process.
+func BenchmarkHandOver(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "submission")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // ends when l is closed
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			login, err := Receive(context.Background(), c.(*net.UnixConn))
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			if err := login.Reply(OK, 1); err != nil {
+				b.Error(err)
+			}
+			login.Client.Close()
+			c.Close()
+		}
+	}()
+	near, far, err := SocketPair()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer near.Close()
+	defer far.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Send(context.Background(), path, login, far); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -26,8 +26,8 @@ var (
 
 // Send offers the client behind fd, which it only lends, to the worker at path, and waits
 // for the answer until ctx ends, at most Timeout. Errors are ErrBusy, ErrTag, ErrRefused
-// (the Reply is then set), the reason why ctx ended, or what the system said to connect
-// and send.
+// (the Reply is then set), context.DeadlineExceeded after Timeout, the cause of ctx's end, or
+// what the system said to connect and send.
 //
 // Nobody may read from or write to the client while Send runs, and nobody may after it but
 // to close: the worker uses the same socket from the moment it is sent.
