@@ -53,7 +53,17 @@ func newService(t *testing.T) *service {
 			s.conns <- &peer{t, c, bufio.NewReader(c)}
 		}
 	}()
-	t.Cleanup(func() { l.Close(); <-done })
+	t.Cleanup(func() {
+		l.Close()
+		<-done
+		for close(s.conns); ; { // those that no test has taken
+			p, ok := <-s.conns
+			if !ok {
+				return
+			}
+			p.Close()
+		}
+	})
 	return s
 }
 
