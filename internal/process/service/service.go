@@ -168,7 +168,9 @@ func (p *Process) start(args []string) error {
 	}
 	p.checkVersion()
 	p.limitMemory()
-	p.catchSignals()
+	if err := p.catchSignals(); err != nil {
+		return err
+	}
 	if err := p.watchDeadPipe(); err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package service
 
 import (
-	"os"
 	"os/signal"
 	"syscall"
 
@@ -10,28 +9,22 @@ import (
 )
 
 // catchSignals makes signals mean what the master means by them (clauses P1.6.5, P1.7).
-// Those that mean nothing are caught as well, since ignoring them would be passed on to
-// what the process executes.
-func (p *Process) catchSignals() {
-	ch := make(chan os.Signal, 16)
-	signal.Notify(ch, masterproto.SignalIdleKill, masterproto.SignalFull, masterproto.SignalStop, masterproto.SignalKick,
-		syscall.SIGHUP, syscall.SIGUSR2, syscall.SIGALRM)
-	siginfo.Watch(masterproto.SignalKick)
-	signal.Ignore(syscall.SIGPIPE) // as the master started us; writes get EPIPE
-	go func() {                    // ends with the process
-		for s := range ch {
-			switch s {
-			case masterproto.SignalIdleKill:
-				p.idleKill()
-			case masterproto.SignalFull:
-				p.flagChanged()
-			case masterproto.SignalStop:
-				p.Retire()
-			case masterproto.SignalKick:
-				p.kicked()
-			}
+// Others that would end a process are ignored, as the master's SIGPIPE is.
+func (p *Process) catchSignals() error {
+	err := siginfo.Notify(func(s siginfo.Signal) {
+		switch s.Number {
+		case masterproto.SignalIdleKill:
+			p.idleKill()
+		case masterproto.SignalFull:
+			p.flagChanged()
+		case masterproto.SignalStop:
+			p.Retire()
+		case masterproto.SignalKick:
+			p.kicked(s)
 		}
-	}()
+	}, masterproto.SignalIdleKill, masterproto.SignalFull, masterproto.SignalStop, masterproto.SignalKick)
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGUSR2, syscall.SIGALRM)
+	return err
 }
 
 // idleKill ends a process that serves nobody. Another one does not answer, and the master
@@ -45,12 +38,11 @@ func (p *Process) idleKill() {
 }
 
 // kicked is SIGTERM: the sessions end, then the process.
-func (p *Process) kicked() {
-	const number = int(masterproto.SignalKick)
-	if from, ok := siginfo.Last(); ok {
-		p.log().Warning("Killed with signal %d (by pid=%d uid=%d code=%s)", number, from.PID, from.UID, from.CodeText())
+func (p *Process) kicked(s siginfo.Signal) {
+	if s.Known {
+		p.log().Warning("Killed with signal %d (by pid=%d uid=%d code=%s)", s.Number, s.PID, s.UID, s.CodeText())
 	} else {
-		p.log().Warning("Killed with signal %d", number)
+		p.log().Warning("Killed with signal %d", s.Number)
 	}
 	p.cancelSessions()
 }

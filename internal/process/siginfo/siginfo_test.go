@@ -26,14 +26,20 @@ func listen(t *testing.T) {
 	})
 }
 
-func next(t *testing.T) Signal {
+// await returns the next one of its number: threads that handle signals at the same time
+// write in any order.
+func await(t *testing.T, number syscall.Signal) Signal {
 	t.Helper()
-	select {
-	case s := <-got:
-		return s
-	case <-time.After(20 * time.Second):
-		t.Fatal("no signal")
-		return Signal{}
+	end := time.After(20 * time.Second)
+	for {
+		select {
+		case s := <-got:
+			if s.Number == number {
+				return s
+			}
+		case <-end:
+			t.Fatalf("no signal %d", number)
+		}
 	}
 }
 
@@ -46,7 +52,7 @@ func TestSenderIsKnown(t *testing.T) {
 	for _, number := range []syscall.Signal{syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGTERM} {
 		syscall.Kill(os.Getpid(), number)
 		me.Number = number
-		if s := next(t); s != me || s.CodeText() != "kill" {
+		if s := await(t, number); s != me || s.CodeText() != "kill" {
 			t.Fatalf("from ourselves: %+v, want %+v", s, me)
 		}
 	}
@@ -54,7 +60,7 @@ func TestSenderIsKnown(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	if s := next(t); s.Known && s.PID != cmd.Process.Pid {
+	if s := await(t, syscall.SIGTERM); s.Known && s.PID != cmd.Process.Pid {
 		t.Errorf("from a child, pid %d: %+v", cmd.Process.Pid, s)
 	}
 }
@@ -64,7 +70,7 @@ func TestBusyThreads(t *testing.T) {
 	listen(t)
 	stop := make(chan bool)
 	var wg sync.WaitGroup
-	for range 4 {
+	for range 2 {
 		wg.Go(func() { // ends when stop is closed
 			pid := os.Getpid()
 			for sum := 1; ; sum = sum*31 + syscall.Getppid() {
@@ -72,6 +78,7 @@ func TestBusyThreads(t *testing.T) {
 				case <-stop:
 					return
 				default:
+					runtime.Gosched() // or the reader of the pipe hardly gets a turn
 					if b := make([]int, 100); b[sum&63] != 0 || os.Getpid() != pid {
 						t.Error("memory or a result was changed")
 					}
@@ -79,29 +86,22 @@ func TestBusyThreads(t *testing.T) {
 			}
 		})
 	}
-	const n = 2000
+	const n = 200
 	for range n {
 		syscall.Kill(os.Getpid(), syscall.SIGUSR1)
-		if s := next(t); s.Number != syscall.SIGUSR1 {
-			t.Fatalf("%+v", s)
-		}
+		await(t, syscall.SIGUSR1)
 	}
 	close(stop)
 	wg.Wait()
 }
 
-// The pipe takes thousands of signals; those that do not fit are lost, and the process
-// does not wait for them.
+// Many signals at once: some are lost, by the kernel or the pipe, and the next one still
+// arrives.
 func TestFlood(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a flood of signals")
-	}
 	listen(t)
 	for range 3000 {
 		syscall.Kill(os.Getpid(), syscall.SIGUSR1)
 	}
-	next(t)
-	for len(got) > 0 {
-		<-got
-	}
+	syscall.Kill(os.Getpid(), syscall.SIGTERM)
+	await(t, syscall.SIGTERM)
 }
