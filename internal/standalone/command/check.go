@@ -27,5 +27,3 @@ func runCheck(c *call) int {
 	}
 	return doveconf.Main(append(append(args, "--"), files...), doveconf.System())
 }
-
-func runDemo(c *call) int { return 1 }

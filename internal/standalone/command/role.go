@@ -11,6 +11,7 @@ import (
 	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/process/service"
 	"dovetail/internal/standalone/anvild"
+	"dovetail/internal/standalone/authd"
 	"dovetail/internal/standalone/configd"
 	"dovetail/internal/standalone/logd"
 )
@@ -25,6 +26,8 @@ func runRole(c *call, args []string) int {
 	switch name {
 	case "log":
 		return logd.Main()
+	case "auth":
+		service.Main(authd.Program())
 	case "config":
 		service.Main(configProgram())
 	case "anvil":
