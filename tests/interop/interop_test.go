@@ -28,12 +28,12 @@ func TestTheirsIsSteady(t *testing.T) {
 			if sc.slow && testing.Short() {
 				t.Skip("slow")
 			}
-			one, two := sc.play(t, system.Dovecot), sc.play(t, system.Dovecot)
+			one, two := sc.playTheirs(t), sc.playTheirs(t)
 			if len(one.lines) < 4 {
 				t.Fatalf("the record is almost empty: %q", one.lines)
 			}
 			if d := cmp.Diff(one.lines, two.lines); d != "" {
-				t.Errorf("the second run differs (-first +second):\n%s", d)
+				t.Errorf("the second run differs (-first +second):\n%s\nlogs:\n%s\n%s", d, one.log, two.log)
 			}
 		})
 	}
@@ -51,12 +51,13 @@ func TestPairings(t *testing.T) {
 					if sc.slow && testing.Short() {
 						t.Skip("slow")
 					}
-					want, got, used := compared(sys, sc.truth(t), sc.play(t, sys))
+					o := sc.play(t, sys)
+					want, got, used := compared(sys, sc.truth(t), o)
 					if len(used) > 0 {
 						t.Logf("differences on purpose: %s", strings.Join(used, ", "))
 					}
 					if d := cmp.Diff(want, got); d != "" {
-						t.Errorf("differs from Dovecot (-Dovecot +%v):\n%s", sys, d)
+						t.Errorf("differs from Dovecot (-Dovecot +%v):\n%s\nlog:\n%s", sys, d, o.log)
 					}
 				})
 			}

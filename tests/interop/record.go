@@ -11,6 +11,7 @@ import (
 // A record is what a run showed, in lines that another run would repeat.
 type record struct {
 	lines []string
+	log   string // as it was, for failures
 }
 
 // normal replaces what varies from run to run by the transcripts' placeholders.
@@ -84,9 +85,9 @@ func (w *world) record(quietLog bool) *record {
 		add(w.notes...)
 	}
 	if !quietLog {
-		for _, group := range byProcess(w.inst.Log()) {
-			add("log:")
-			add(group...)
+		for _, group := range w.byProcess(w.inst.Log()) {
+			r.lines = append(r.lines, "log:")
+			r.lines = append(r.lines, group...)
 		}
 	}
 	return r
@@ -94,12 +95,11 @@ func (w *world) record(quietLog bool) *record {
 
 var whose = regexp.MustCompile(`^([a-z-]+(?:\([^)]*\)(?:<\d+><[^>]*>)?)?): `)
 
-// byProcess groups log lines by their prefix, in the order of the first of each; workers of
-// the same user are told apart by pid and session. Groups of the same name are sorted, since
-// sessions that ran at the same time have no order.
-func byProcess(lines []string) (groups [][]string) {
+// byProcess groups log lines by their prefix and normalises them; workers of the same user
+// are told apart by pid and session. Groups are sorted, since sessions that ran at the
+// same time have no order.
+func (w *world) byProcess(lines []string) (groups [][]string) {
 	at := map[string]int{}
-	var names []string
 	for _, l := range lines {
 		name := "?"
 		if m := whose.FindStringSubmatch(l); m != nil {
@@ -110,24 +110,9 @@ func byProcess(lines []string) (groups [][]string) {
 			i = len(groups)
 			at[name] = i
 			groups = append(groups, nil)
-			names = append(names, name)
 		}
-		groups[i] = append(groups[i], l)
+		groups[i] = append(groups[i], normalise(l, w.inst))
 	}
-	order := make([]int, len(groups))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(kind(names[a]), kind(names[b])) })
-	out := make([][]string, len(groups))
-	for i, o := range order {
-		out[i] = groups[o]
-	}
-	return out
-}
-
-// kind is a prefix without what varies.
-func kind(name string) string {
-	k, _, _ := strings.Cut(name, "(")
-	return k
+	slices.SortFunc(groups, slices.Compare)
+	return groups
 }
