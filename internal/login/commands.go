@@ -182,11 +182,7 @@ func (se *session) quit(cmd *server.Command) error {
 		return nil
 	}
 	cmd.Reply(replyBye)
-	se.mu.Lock()
-	defer se.mu.Unlock()
-	if se.reason == "" {
-		se.reason = "Aborted login by logging out"
-	}
+	se.setReason("Aborted login by logging out")
 	return errClosed
 }
 

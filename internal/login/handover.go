@@ -74,30 +74,25 @@ func (se *session) handOver(ex *authclient.Exchange, pending string) error {
 	reply, err := handoff.Send(se.ctx, path, req, client)
 	stop()
 	se.workerPID = reply.PID
-	if err != nil {
-		if se.forward != nil {
-			se.forward.Server.Sock.Close()
-			se.forward = nil
-		}
-		return se.notTaken(ex, err)
+	if err == nil || errors.Is(err, handoff.ErrRefused) {
+		// A worker that refuses says why to the client.
+		se.auth.untaken = err != nil
+		ex.HandedOver()
+		return errHandedOver
 	}
-	ex.HandedOver()
-	return errHandedOver
+	if se.forward != nil {
+		se.forward.Server.Sock.Close()
+		se.forward = nil
+	}
+	return se.notTaken(ex, err)
 }
 
-// notTaken ends a login that no worker took. Where a worker had the client it has said
-// why; otherwise the client hears it from here.
+// notTaken ends a login that no worker looked at.
 func (se *session) notTaken(ex *authclient.Exchange, err error) error {
-	switch {
-	case se.ctx.Err() != nil:
-		return errClosed
-	case errors.Is(err, handoff.ErrRefused):
-		se.auth.finishing, se.auth.untaken = false, true
-		ex.HandedOver()
-		se.end(internalFailure, smtp.Reply{})
+	if se.ctx.Err() != nil {
 		return errClosed
 	}
-	se.auth.finishing, se.auth.untaken = false, true
+	se.auth.untaken = true
 	se.s.log.Error("%v (user=<%s>, session=<%s>)", err, sanitise(se.auth.user), se.id)
 	se.end(internalFailure, se.c.Reply421("4.3.0", internalFailure))
 	return errClosed
@@ -113,13 +108,19 @@ func (se *session) afterLogin(ctx context.Context) {
 	switch {
 	case se.passing != nil:
 		se.runProxy(ctx)
-	case se.forward != nil:
+		return
+	case se.auth.untaken:
+		se.setReason(internalFailure)
+		se.log.disconnected()
+	default:
 		se.log.loggedIn()
+	}
+	switch {
+	case se.forward != nil:
 		stop := context.AfterFunc(ctx, func() { time.AfterFunc(cutAfter, se.forward.Close) })
 		defer stop()
 		se.forward.Run()
 	default:
-		se.log.loggedIn()
 		se.sock.Close() // the worker has a descriptor of its own
 	}
 }

@@ -271,7 +271,7 @@ func (l sessionLog) extra() string {
 		{a.pending && only, func() string {
 			return fmt.Sprintf("(disconnected while authenticating, waited %d secs)", since(a.first))
 		}},
-		{a.finishing && only, func() string {
+		{a.finishing && !a.untaken && only, func() string {
 			return fmt.Sprintf("(disconnected while finishing login, waited %d secs)", since(a.first))
 		}},
 		{a.aborted && only, fixed("(aborted authentication)")},

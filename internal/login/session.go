@@ -278,11 +278,7 @@ func (se *session) secured() authclient.Secured {
 
 // end ends the session from outside or inside: the first reason counts.
 func (se *session) end(reason string, reply smtp.Reply) {
-	se.mu.Lock()
-	if se.reason == "" {
-		se.reason = reason
-	}
-	se.mu.Unlock()
+	se.setReason(reason)
 	se.c.Terminate(reply)
 	se.cancel(errClosed)
 }
@@ -315,14 +311,18 @@ func (se *session) lost(err error) {
 	switch {
 	case se.c.TooManyBad():
 		reason = "Too many invalid commands."
-	case se.tls != nil && errors.Is(err, io.ErrUnexpectedEOF):
-		se.tlsErr = "Connection closed" // without TLS having been closed first
+	case se.tls != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
+		se.tlsErr = "Connection closed"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errClosed), errors.Is(err, server.ErrTerminated):
 	case errors.As(err, &op):
 		reason += ": " + plainError(op)
 	default:
 		reason += ": " + err.Error()
 	}
+	se.setReason(reason)
+}
+
+func (se *session) setReason(reason string) {
 	se.mu.Lock()
 	defer se.mu.Unlock()
 	if se.reason == "" {
