@@ -1,0 +1,81 @@
+# The doors of Dovetail. `make help` says what each is for.
+
+GO       ?= go
+PROGRAMS := submission-login submission doveconf-lite dovetail
+VERSION  := $(shell cat VERSION)
+FUZZTIME ?= 10s
+DESTDIR  ?=
+PREFIX   ?= /usr/local
+
+# Two programs are started by a master that may limit their address space: the first code
+# they run sees to that (package process/entry).
+entry = $(if $(findstring dovetail/internal/process/entry,$(shell $(GO) list -deps ./cmd/$1)),-E dovetail_entry)
+
+help: ## show this
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+build: ## the programs, static, into bin/
+	@mkdir -p bin
+	@$(foreach p,$(PROGRAMS),$(call program,$p))
+
+define program
+echo "bin/$1"; CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X dovetail/internal/standalone/command.Version=$(VERSION) $(call entry,$1)" -o bin/$1 ./cmd/$1 || exit 1;
+endef
+
+run: build ## a server to try things with: no root, no Dovecot, no configuration
+	@bin/dovetail demo
+
+demo: build ## one message through that server, shown as the relay got it
+	@bin/dovetail demo -once
+
+test: ## all tests, with what they need (as root it is installed)
+	@sh tests/needs.sh
+	$(GO) test -timeout 40m ./...
+
+race: ## all tests under the race detector
+	@sh tests/needs.sh
+	CGO_ENABLED=1 $(GO) test -race -timeout 80m ./...
+
+check: ## form: gofmt, vet, staticcheck, who may import whom
+	@files=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
+	if [ -n "$$files" ]; then echo "not gofmt-clean:"; echo "$$files"; exit 1; fi
+	$(GO) vet ./...
+	@mkdir -p bin/tools
+	$(GO) build -C tools -o ../bin/tools/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/tools/staticcheck ./...
+	$(GO) test -count=1 ./tests/rules
+
+interop: ## every pairing with Dovecot's own programs
+	@sh tests/needs.sh
+	$(GO) test -count=1 -timeout 40m ./tests/interop/... ./tests/transcripts/... ./tests/standalone/...
+
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	@for dir in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
+		for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$dir/*_test.go | sort -u); do \
+			echo "$$dir $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) ./$$dir || exit 1; \
+		done; \
+	done
+
+bench: ## benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+soak: ## long runs: load, faults, leaks (as root)
+	@sh tests/needs.sh
+	$(GO) test -count=1 -timeout 0 -tags soak ./tests/soak/... ./tests/load/...
+
+record: ## write the files that tests compare with anew, from the installed Dovecot (as root)
+	@sh tests/needs.sh
+	@for dir in $$(git grep -l 'flag.Bool("record"' -- '*_test.go' '*.go' | xargs -n1 dirname | sort -u); do \
+		echo "$$dir"; $(GO) test -count=1 -timeout 40m ./$$dir -record || exit 1; \
+	done
+
+install: build ## the programs into DESTDIR PREFIX/{sbin,bin,libexec/dovetail}
+	install -d $(DESTDIR)$(PREFIX)/libexec/dovetail $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin
+	install -m 755 bin/dovetail bin/submission-login bin/submission $(DESTDIR)$(PREFIX)/libexec/dovetail
+	ln -sf ../libexec/dovetail/dovetail $(DESTDIR)$(PREFIX)/sbin/dovetail
+	install -m 755 bin/doveconf-lite $(DESTDIR)$(PREFIX)/bin
+
+clean: ## remove what was built
+	rm -rf bin
+
+.PHONY: help build run demo test race check interop fuzz bench soak record install clean
