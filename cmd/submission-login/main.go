@@ -10,6 +10,7 @@ package main
 
 import (
 	"dovetail/internal/login"
+	_ "dovetail/internal/process/entry" // the address space limit
 	"dovetail/internal/process/service"
 )
 
