@@ -2,6 +2,9 @@
 
 package entry
 
+// oneThread goes into the environment of a process for one client.
+var oneThread = "GOMAXPROCS=1\x00"
+
 // The line's text, before and after the name of the service. The assembly reads them as
 // they lie in the data section, before anything of Go has run.
 var (

@@ -73,6 +73,52 @@ data:
 	CBNZ R0, low
 
 start:
+	// Is there CLIENT_LIMIT=1 in the environment?
+	MOVD 0(R20), R9
+	ADD  $16, R20, R10
+	ADD  R9<<3, R10, R10
+	MOVD $0, R14
+
+limit:
+	MOVD (R10), R11
+	CBZ  R11, limits
+	ADD  $8, R10
+	MOVD 0(R11), R12
+	MOVD $0x4c5f544e45494c43, R13 // "CLIENT_L"
+	CMP  R13, R12
+	BNE  limit
+	MOVWU 8(R11), R12
+	MOVD $0x54494d49, R13         // "IMIT"
+	CMP  R13, R12
+	BNE  limit
+	MOVHU 12(R11), R12
+	MOVD $0x313d, R13             // "=1"
+	CMP  R13, R12
+	BNE  limit
+	MOVBU 14(R11), R12
+	CBNZ R12, limit
+	MOVD $1, R14
+	B    limit
+
+limits:
+	// Everything up to the NULL of envp, at R10, moves down to make room for two words,
+	// which keeps the stack aligned.
+	CBZ  R14, runtime
+	MOVD R20, R11
+	SUB  $16, R20
+
+shift:
+	MOVD (R11), R9
+	MOVD R9, -16(R11)
+	ADD  $8, R11
+	CMP  R10, R11
+	BNE  shift
+	MOVD ·oneThread(SB), R9
+	MOVD R9, -16(R10)
+	MOVD R9, -8(R10)
+	MOVD R20, RSP
+
+runtime:
 	MOVD $0, R30
 	JMP  _rt0_arm64_linux(SB)
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -116,6 +117,41 @@ func TestAddressSpace(t *testing.T) {
 			}
 			if got != want {
 				t.Errorf("%s: %s:\n got %+v\nwant %+v", name, c.what, got, want)
+			}
+		}
+	}
+}
+
+// A process for one client has one thread for Go code. Arguments and environment stay as
+// they are, but for one more variable.
+func TestOneThread(t *testing.T) {
+	path := build(t, true)
+	all := runtime.NumCPU()
+	for _, c := range []struct {
+		env     string
+		threads int
+	}{
+		{"", all},
+		{"CLIENT_LIMIT=1", 1},
+		{"A=b CLIENT_LIMIT=1 C=d", 1},
+		{"A=b C=d E=f CLIENT_LIMIT=1", 1},
+		{"CLIENT_LIMIT=10", all},
+		{"CLIENT_LIMIT=2", all},
+		{"CLIENT_LIMIT=", all},
+		{"XCLIENT_LIMIT=1 CLIENT_LIMIT1=1 CLIENT_L=1", all},
+		{"CLIENT_LIMIT=1 GOMAXPROCS=3", 3},
+		{"GOMAXPROCS=3 CLIENT_LIMIT=1", 3},
+	} {
+		for _, args := range []string{"threads", "threads x", "threads x y z"} {
+			cmd := exec.Command(path, strings.Fields(args)...)
+			cmd.Env = strings.Fields(c.env)
+			env := c.env
+			if c.threads == 1 {
+				env += " GOMAXPROCS=1"
+			}
+			out, err := cmd.CombinedOutput()
+			if want := fmt.Sprintf("%d [%s %s] [%s]\n", c.threads, path, args, env); err != nil || string(out) != want {
+				t.Errorf("%s, %s: %v\n got %swant %s", c.env, args, err, out, want)
 			}
 		}
 	}

@@ -83,6 +83,7 @@ func run(prog Program, args, environ []string) int {
 		fmt.Fprint(os.Stderr, byHand(prog))
 		return masterproto.ExitFatal
 	}
+	limitThreads(env.ClientLimit)
 	p := newProcess(prog, env)
 	if err != nil {
 		p.Log.Fatal("%v", err)
@@ -167,7 +168,7 @@ func (p *Process) start(args []string) error {
 		return err
 	}
 	p.checkVersion()
-	p.limitMemory()
+	limitMemory()
 	if err := p.catchSignals(); err != nil {
 		return err
 	}
