@@ -6,28 +6,34 @@ import (
 	"unsafe"
 )
 
+// watchAfter is how long a wait lasts before it is worth watching the client: most end
+// sooner.
+const watchAfter = 20 * time.Millisecond
+
 // Watch calls gone, once and from another goroutine, when the client closes its side while
 // the owner waits for something else and does not read. stop ends the watch, and must be
-// called before the owner reads again. Where nothing can be watched, gone is never called.
+// called before the owner reads again. It begins a moment later. Where nothing can be
+// watched, gone is never called.
 func (c *Conn) Watch(gone func()) (stop func()) {
 	raw := c.bottom
 	if raw == nil {
 		return func() {}
 	}
 	done := make(chan struct{})
-	go func() { // ends by stop's deadline
+	timer := time.AfterFunc(watchAfter, func() { // ends by stop's deadline
 		defer close(done)
 		if raw.Read(hungUp) == nil {
 			gone()
 		}
-	}()
+	})
 	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
+		if timer.Stop() {
+			return
+		}
 		c.nc.SetReadDeadline(time.Unix(1, 0))
-		c.mu.Unlock()
 		<-done
 		c.mu.Lock()
+		defer c.mu.Unlock()
 		if c.endedLocked() == nil {
 			c.nc.SetReadDeadline(time.Time{})
 		}
