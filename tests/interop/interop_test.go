@@ -16,6 +16,17 @@ func scenarios() []scenario {
 	return append(loginCases(), processCases()...)
 }
 
+// Truths are kept by name.
+func TestNamesDiffer(t *testing.T) {
+	seen := map[string]bool{}
+	for _, sc := range scenarios() {
+		if seen[id(sc.name)] {
+			t.Errorf("two cases are called %q", sc.name)
+		}
+		seen[id(sc.name)] = true
+	}
+}
+
 func id(name string) string { return strings.NewReplacer(" ", "-", ",", "", ":", "").Replace(name) }
 
 // Dovecot shows the same twice: what varies is normalised, and the cases wait for what

@@ -77,9 +77,9 @@ func loginCases() (cases []scenario) {
 			})
 		}
 	}
-	for _, m := range mechanisms {
+	for i, m := range mechanisms {
 		cases = append(cases, scenario{
-			name:  "wrong password " + m.name,
+			name:  fmt.Sprintf("wrong password %s %d", m.name, i),
 			setup: config(withMechanisms),
 			run: func(w *world) {
 				s := w.local("c")
