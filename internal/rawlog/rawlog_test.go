@@ -1,0 +1,99 @@
+package rawlog
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// files returns the contents of the files below dir, by how their names end.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, e := range entries {
+		if !regexp.MustCompile(`^\d{8}-\d{6}\.\d+\.\d+\.(in|out)$`).MatchString(e.Name()) {
+			t.Errorf("file name %s", e.Name())
+		}
+		if info, err := e.Info(); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v, want it for its owner only", e.Name(), info.Mode(), err)
+		}
+		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[filepath.Ext(e.Name())] += string(data)
+	}
+	return all
+}
+
+var stamp = regexp.MustCompile(`(?m)^\d{10}\.\d{6} `)
+
+// What passed stands in two files, each line behind its time, whatever the pieces were.
+func TestLines(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, piece := range []string{"EH", "LO x\r\nNOOP\r\n", "\x00\xff", "", "\n\nlast"} {
+		if err := l.In([]byte(piece)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Out([]byte("250-a\r\n250 b\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if err := l.In([]byte("nobody keeps this")); err != nil {
+		t.Error(err)
+	}
+	got := files(t, dir)
+	for ext, want := range map[string]string{".in": "# EHLO x\r\n# NOOP\r\n# \x00\xff\n# \n# last", ".out": "# 250-a\r\n# 250 b\r\n"} {
+		if text := stamp.ReplaceAllString(got[ext], "# "); text != want {
+			t.Errorf("%s: %q, want %q", ext, got[ext], want)
+		}
+	}
+}
+
+// No directory: nothing is wanted. Something else in its place is said.
+func TestNoDirectory(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"", filepath.Join(dir, "none")} {
+		l, err := Open(name)
+		if l != nil || err != nil {
+			t.Errorf("%q: %v, %v", name, l, err)
+		}
+		if err := l.In([]byte("x")); err != nil {
+			t.Error(err)
+		}
+		l.Close()
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Open(file); l != nil || err == nil || !strings.HasPrefix(err.Error(), "rawlog: ") {
+		t.Errorf("%v, %v", l, err)
+	}
+}
+
+// A file that cannot be written any more is given up with one error.
+func TestFull(t *testing.T) {
+	f, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	l := &Log{in: file{f: f}}
+	if err := l.In([]byte("x")); err == nil {
+		t.Error("no error")
+	}
+	if err := l.In([]byte("x")); err != nil {
+		t.Error(err)
+	}
+}
