@@ -69,7 +69,16 @@ func dial(t *testing.T, s *Server, listener string, pid int) *client {
 	if strings.HasSuffix(listener, "master") || strings.HasSuffix(listener, "userdb") {
 		hello, last = "VERSION\t1\t1\n", "SPID"
 	}
-	go io.WriteString(here, hello) // ends when the server has read it
+	sent := make(chan error, 1)
+	go func() { // ends when the server has read it
+		_, err := io.WriteString(here, hello)
+		sent <- err
+	}()
+	defer func() {
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	}()
 	for {
 		l := c.read()
 		if v, ok := strings.CutPrefix(l, "COOKIE\t"); ok {
@@ -181,6 +190,7 @@ func TestFailureDelay(t *testing.T) {
 		if got := c.ask(plainAuth(4, "alice", "right")); got != "OK\t4\tuser=alice" || time.Since(began) != 0 {
 			t.Errorf("%s after %v", got, time.Since(began))
 		}
+		synctest.Wait()
 		if got := c.ask("CONT\t3\tAAAA"); got != "FAIL\t3\treason=Authentication request timed out" { // it is over already
 			t.Error(got)
 		}
@@ -562,11 +572,13 @@ func TestRestrictedUserdb(t *testing.T) {
 		defer here.Close()
 		go s.serveMaster(context.Background(), there, k) // ends with the pipe
 		br := bufio.NewReader(here)
-		go io.WriteString(here, "VERSION\t1\t1\n") // ends when it is read
 		for range 2 {
 			if _, err := br.ReadString('\n'); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if _, err := io.WriteString(here, "VERSION\t1\t1\n"); err != nil {
+			t.Fatal(err)
 		}
 		for _, l := range lines {
 			if _, err := io.WriteString(here, l+"\n"); err != nil {

@@ -128,7 +128,7 @@ func (c *loginConn) handshake(br *bufio.Reader) bool {
 		if errors.Is(err, authclient.ErrVersion) {
 			c.srv.log.Error("Authentication client not compatible with this server (mixed old and new binaries?)")
 		} else {
-			c.srv.log.Error("Authentication client sent invalid VERSION line: %s", sanitize(line, 80))
+			c.srv.log.Error("Authentication client sent invalid VERSION line: %s", wrongLine(line))
 		}
 		return false
 	}
@@ -137,7 +137,7 @@ func (c *loginConn) handshake(br *bufio.Reader) bool {
 	}
 	args, ok := strings.CutPrefix(line, "CPID\t")
 	if !ok {
-		c.srv.log.Error("BUG: Authentication client sent unknown handshake command: %s", sanitize(line, 80))
+		c.srv.log.Error("BUG: Authentication client sent unknown handshake command: %s", wrongLine(line))
 		return false
 	}
 	if c.pid, err = authclient.ParseCPID(args); err != nil {
@@ -217,7 +217,7 @@ func (c *loginConn) serve(br *bufio.Reader) error {
 				c.srv.log.Error("BUG: Authentication client sent %s", err)
 			}
 		default:
-			c.srv.log.Error("BUG: Authentication client sent unknown command: %s", sanitize(line, 80))
+			c.srv.log.Error("BUG: Authentication client sent unknown command: %s", wrongLine(line))
 			err = errMistake
 		}
 		if err != nil {
@@ -244,6 +244,19 @@ const (
 	hidden    = "<hidden>"
 	sensitive = " (previous base64 data may contain sensitive data)"
 )
+
+// wrongLine is what the log says of a line that has no place: its first word. What follows
+// may be part of a response.
+func wrongLine(line string) string {
+	n := 0
+	for n < len(line) && n < 32 && ('A' <= line[n] && line[n] <= 'Z' || line[n] == '-') {
+		n++
+	}
+	if n < len(line) {
+		return line[:n] + "..."
+	}
+	return line
+}
 
 // authLine hides the initial response.
 func authLine(c *loginConn, line string) string {

@@ -37,6 +37,8 @@ type host struct {
 	until time.Time
 }
 
+var errTimedOut = errors.New("Timed out") //nolint:staticcheck // Dovecot's words
+
 func newHostCache(r Resolver) *hostCache {
 	if r == nil {
 		r = net.DefaultResolver
@@ -72,7 +74,7 @@ func (c *hostCache) lookup(ctx context.Context, name string) ([]netip.Addr, erro
 	case <-h.done:
 		return h.ips, h.err
 	case <-ctx.Done():
-		return nil, errors.New("Timed out") //nolint:staticcheck // Dovecot's words
+		return nil, errTimedOut
 	}
 }
 
@@ -84,7 +86,10 @@ func (c *hostCache) fill(h *host, name string) {
 		h.err = errors.New("no addresses")
 	}
 	var dns *net.DNSError
-	if errors.As(h.err, &dns) {
+	switch {
+	case h.err != nil && ctx.Err() != nil:
+		h.err = errTimedOut
+	case errors.As(h.err, &dns):
 		h.err = errors.New(dns.Err) // without the name, which the log line has
 	}
 	h.until = time.Now().Add(resolveKeep)

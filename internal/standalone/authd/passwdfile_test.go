@@ -1,0 +1,271 @@
+package authd
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"dovetail/internal/process/event"
+	"dovetail/internal/testkit/need"
+)
+
+func TestPasswdLine(t *testing.T) {
+	s := &Server{}
+	for line, want := range map[string]string{
+		"a":                            "a  false -1 -1 no-userdb  []",
+		"a:":                           "a  true -1 -1 no-userdb  []",
+		"a:p":                          "a p true -1 -1 no-userdb  []",
+		"a:p:":                         "a p true -1 -1 no-userdb  []",
+		"a:p::":                        "a p true -1 -1 userdb  []",
+		"a:p:1:2:g:/h:s:x=1 y  z=2:3":  "a p true 1 2 userdb /h [{x 1} {y } {z 2:3}]",
+		"a:p:1:2:g:/h:s::mbox:/m":      "a p true 1 2 userdb /h [{userdb_mail mbox:/m}]",
+		"a:p:1:2:g:/h:s::":             "a p true 1 2 userdb /h []",
+		"a:hash[13]":                   "a {CRYPT}hash true -1 -1 no-userdb  []",
+		"a:hash[34]":                   "a {PLAIN-MD5}hash true -1 -1 no-userdb  []",
+		"a:{PLAIN}x[13]":               "a {PLAIN}x[13] true -1 -1 no-userdb  []",
+		"a:$1$x[13]":                   "a $1$x[13] true -1 -1 no-userdb  []",
+		"a:[34]":                       "a [34] true -1 -1 no-userdb  []",
+		"a:p:nosuchuser":               "error User a has invalid UID 'nosuchuser'",
+		"a:p:0:0":                      "error User a has invalid UID '0'",
+		"a:p:1:nosuchgroup":            "error User a has invalid GID 'nosuchgroup'",
+		"a:secret[56]":                 "error User a has invalid password",
+		"a:p:root":                     "error User a has invalid UID 'root'",
+		"a:p:4294967295:1":             "a p true 4294967295 1 userdb  []",
+		"a:p:4294967296:1":             "error User a has invalid UID '4294967296'",
+		"\xff:p":                       "\xff p true -1 -1 no-userdb  []",
+		"a:p:::::allow_nets=::1,local": "a p true -1 -1 userdb  [{userdb_mail 1,local}]", // one colon too few
+		"a:p::::::allow_nets=::1":      "a p true -1 -1 userdb  [{allow_nets ::1}]",
+	} {
+		name, u, err := parsePasswdLine(line, true, s)
+		userdb := "userdb"
+		if u.noUserdb {
+			userdb = "no-userdb"
+		}
+		got := fmt.Sprintf("%s %s %v %d %d %s %s %v", name, u.password, u.hasPassword, u.uid, u.gid, userdb, u.home, u.extra)
+		if err != nil {
+			got = "error " + err.Error()
+		}
+		if got != want {
+			t.Errorf("%q:\ngot  %s\nwant %s", line, got, want)
+		}
+	}
+}
+
+// Bad lines cost themselves alone, and are said once for each time the file changes.
+func TestPasswdFileBounds(t *testing.T) {
+	dir := shortTemp(t)
+	path := filepath.Join(dir, "users")
+	text := strings.Repeat("x", 2*maxPasswdLine) + ":p\n" + "alice:p\r\n" + "bob:" + strings.Repeat("p", maxPasswdLine-10) + "\nlast:p"
+	writeFile(t, path, text)
+	var log memory
+	s := &Server{log: event.New(&log, "", false), protocols: []*auth{{set: &protocol{}}}}
+	db := s.passwdDB(path, false)
+	db.open()
+	r := &request{srv: s, auth: s.protocols[0], ctx: context.Background()}
+	for range 3 {
+		table, err := db.defFile.current(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(table.users) != 3 || table.users["alice"].password != "p" || table.users["last"].password != "p" {
+			t.Errorf("%d users", len(table.users))
+		}
+	}
+	if got := log.get(); len(got) != 1 || !strings.HasSuffix(got[0], "line 1 has more than 65536 bytes") {
+		t.Errorf("%q", got)
+	}
+}
+
+// A file that is replaced, rewritten, or becomes something else while logins go on is
+// never half there.
+func TestPasswdFileChanges(t *testing.T) {
+	s, _ := newServer(t, Options{}, `
+passdb {
+  driver = passwd-file
+  args = scheme=PLAIN @DIR@/users
+}
+`, [2]string{"users", "alice:old\n"})
+	defer s.Close()
+	path := s.passwd[0].path
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for i := range 4 {
+		c := dial(t, s, "login", 100+i)
+		wg.Add(1)
+		go func() { // ends with stop
+			defer wg.Done()
+			defer c.close()
+			for id := 1; ; id++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if got := c.ask(plainAuth(id, "alice", "old")); !strings.HasPrefix(got, "OK") {
+					t.Errorf("login %d: %q", id, got)
+					return
+				}
+				c.write(fmt.Sprintf("CANCEL\t%d", id))
+			}
+		}()
+	}
+	for i := range 50 {
+		temp := path + ".new"
+		writeFile(t, temp, fmt.Sprintf("# %d\nalice:old\n", i))
+		if err := os.Rename(temp, path); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	c := dial(t, s, "login", 99)
+	defer c.close()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.ask(plainAuth(1, "alice", "old")); got != "FAIL\t1\tuser=alice\tcode=temp_fail" {
+		t.Errorf("a fifo: %q", got)
+	}
+}
+
+// After root is dropped, a file that only root can read is read again when it was written
+// in place; when it was replaced, nobody gets in by the old one.
+func TestPasswdFileOfRoot(t *testing.T) {
+	if dir := os.Getenv("AUTHD_TEST_CHILD"); dir != "" {
+		droppedChild(t, dir)
+		return
+	}
+	need.Root(t)
+	dir := shortTemp(t)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "users")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("alice:one\n")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestPasswdFileOfRoot$")
+	cmd.Env = append(os.Environ(), "AUTHD_TEST_CHILD="+dir)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	br := bufio.NewReader(out)
+	try := func(what, pass, want string) {
+		t.Helper()
+		if _, err := io.WriteString(in, pass+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		got, err := br.ReadString('\n')
+		if got != want+"\n" {
+			t.Errorf("%s: got %q, %v; want %q", what, got, err, want)
+		}
+	}
+	try("as it was", "one", "OK\t1\tuser=alice")
+	write("alice:second\n")
+	try("written in place", "second", "OK\t1\tuser=alice")
+	try("written in place", "one", "FAIL\t1\tuser=alice")
+	if err := os.Rename(path, path+".old"); err != nil {
+		t.Fatal(err)
+	}
+	write("alice:third\n")
+	try("replaced", "third", "FAIL\t1\tuser=alice\tcode=temp_fail")
+	try("replaced", "second", "FAIL\t1\tuser=alice\tcode=temp_fail")
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	try("made readable", "third", "OK\t1\tuser=alice")
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// droppedChild answers a login for each line of stdin, after it became nobody.
+func droppedChild(t *testing.T, dir string) {
+	var log memory
+	set := Settings{baseDir: dir, protocols: []*protocol{{
+		mechanisms: []string{"PLAIN"}, usernameFormat: "%u", showPassword: "no",
+		passdbs: []dbSettings{{driver: "passwd-file", args: "scheme=PLAIN " + dir + "/users", skip: "never",
+			resultSuccess: "return-ok", resultFailure: "continue", resultInternalFail: "continue"}},
+	}}}
+	for i := range set.protocols[0].chars {
+		set.protocols[0].chars[i] = true
+	}
+	s, err := New(set, Options{Log: event.New(&log, "", false)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const nobody = 65534
+	if err := syscall.Setgroups(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setgid(nobody); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setuid(nobody); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, s, "login", 7)
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		got := c.ask(plainAuth(1, "alice", in.Text()))
+		c.write("CANCEL\t1")
+		fmt.Println(got)
+	}
+	c.close()
+	for _, l := range log.get() {
+		if strings.Contains(l, "Permission denied (euid=65534") {
+			os.Exit(0) // without the lines of package testing
+		}
+	}
+	fmt.Fprintf(os.Stderr, "no line about the file: %q\n", log.get())
+	os.Exit(1)
+}
+
+func FuzzPasswdLine(f *testing.F) {
+	for _, l := range []string{
+		"alice:{PLAIN}apass:5001:5001::/home/alice::userdb_submission_max_recipients=3 userdb_note=a:b", "a:hash[13]", "a:x[56]", "a", "a:p::::::",
+		"old:x:5001:5001::/home/old:::mbox:/var/mail/old", "a:p:nosuchuser", ":::::::", "a:p:1:2:g:/h:s:x=1 =2  y",
+	} {
+		f.Add(l, true)
+	}
+	s := &Server{}
+	f.Fuzz(func(t *testing.T, line string, userdb bool) {
+		name, u, err := parsePasswdLine(line, userdb, s)
+		if err != nil {
+			_, rest, _ := strings.Cut(line, ":")
+			pass, _, _ := strings.Cut(rest, ":")
+			if len(pass) > 8 && strings.Contains(err.Error(), pass) && !strings.Contains(name, pass) && strings.Count(line, pass) == 1 {
+				t.Fatalf("%q: the password is in the error: %v", line, err)
+			}
+			return
+		}
+		if strings.Contains(name, ":") || !userdb && (u.uid >= 0 || u.gid >= 0 || u.home != "") {
+			t.Fatalf("%q: %q, %+v", line, name, u)
+		}
+	})
+}
