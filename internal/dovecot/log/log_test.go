@@ -87,28 +87,35 @@ func TestRecordedLogin(t *testing.T) {
 	}
 }
 
-// The lines below were sent to the real log service, which wrote what stands beside them.
-func TestReaderAsTheRealOne(t *testing.T) {
-	const name = "submission: "
-	for _, c := range []struct{ sent, want string }{
-		{"\x01\x0277 text\n", "submission: Info: text"},
-		{"\x01\x0177 text\n", "submission: Debug: text"},
-		{"\x01\x0677 text\n", "submission: Panic: text"},
-		{"\x01\x0877 prefix=my(x): \n\x01\x0277 text\n", "my(x): Info: text"},
-		{"\x01\x0877 prefix=my(x): \n\x01\x0278 text\n", "submission: Info: text"}, // another pid's
-		{"\x01\xc277 8 my(pfx) text: rest\n", "my(pfx) Info: text: rest"},
-		{"\x01\x4277 8 my(pfx) text: rest\n", "my(pfx) Info: text: rest"},
-		{"\x01\x8277 text\n", "Info: text"},
-		{"\x01\xc277 99 text\n", "Info: text"}, // longer than the text
-		{"\x01\xc277 0 text\n", "Info: text"},
-		{"\x01\xc277 x text\n", "Info: x text"},
-		{"panic: oops\n", "submission: Error: panic: oops"},
-		{"\n", "submission: Error: "},
-		{"\x01\x02text without pid\n", "submission: Info: text without pid"},
-		{"no end", "submission: Error: no end"},
-		{"\x01\x0277 a\x1b[2Jb\rc\x00d\n", "submission: Info: a?[2Jb?c?d"}, // the real one passes what is not NUL
-	} {
-		r, err := NewReader(io.MultiReader(bytes.NewReader(AppendHandshake(nil, name)), strings.NewReader(c.sent)))
+// lines are what a process may write, with PID for its pid, and what the log service makes
+// of it (TestRealLogService asks the real one).
+var lines = []struct {
+	sent, want string
+	ours       bool // the real one passes on what is not printable
+}{
+	{"\x01\x02PID text\n", "submission: Info: text", false},
+	{"\x01\x01PID text\n", "submission: Debug: text", false},
+	{"\x01\x06PID text\n", "submission: Panic: text", false},
+	{"\x01\x08PID prefix=my(x): \n\x01\x02PID text\n", "my(x): Info: text", false},
+	{"\x01\x08PID prefix=my(x): \n\x01\x029999 text\n", "submission: Info: text", false}, // another pid's
+	{"\x01\xc2PID 8 my(pfx) text: rest\n", "my(pfx) Info: text: rest", false},
+	{"\x01\x42PID 8 my(pfx) text: rest\n", "my(pfx) Info: text: rest", false},
+	{"\x01\x82PID text\n", "Info: text", false},
+	{"\x01\xc2PID 99 text\n", "Info: text", false}, // longer than the text
+	{"\x01\xc2PID 0 text\n", "Info: text", false},
+	{"\x01\xc2PID x text\n", "Info: x text", false},
+	{"panic: oops\n", "submission: Error: panic: oops", false},
+	{"\n", "submission: Error: ", false},
+	{"\x01\x02text without pid\n", "submission: Info: text without pid", false},
+	{"\x01\x02PID grüße\n", "submission: Info: grüße", false},
+	{"\x01\x02PID a\x1b[2Jb\rc\x00d\n", "submission: Info: a?[2Jb?c?d", true},
+	{"no end", "submission: Error: no end", true},
+}
+
+func TestReader(t *testing.T) {
+	for _, c := range lines {
+		wire := strings.ReplaceAll(c.sent, "PID", "77")
+		r, err := NewReader(io.MultiReader(bytes.NewReader(AppendHandshake(nil, "submission: ")), strings.NewReader(wire)))
 		if err != nil {
 			t.Fatal(err)
 		}

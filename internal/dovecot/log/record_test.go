@@ -72,3 +72,43 @@ func TestRecord(t *testing.T) {
 		}
 	}
 }
+
+// The real log service makes the same of every line as a Reader.
+func TestRealLogService(t *testing.T) {
+	need.Root(t)
+	dir, err := os.MkdirTemp("", "lines")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	// What the log service reads together with the handshake it handles with the next
+	// read.
+	script := "#!/bin/sh\necho first >&2\nsleep 0.5\ncat " + dir + "/wire >&2\nexec sleep 60\n"
+	want := "submission: Error: first\n"
+	var wire string
+	for n, c := range lines {
+		if !c.ours {
+			wire += strings.ReplaceAll(c.sent, "PID", fmt.Sprint(7000+n))
+			want += c.want + "\n"
+		}
+	}
+	want += "submission: Info: the end\n"
+	wire += "\x01\x028000 the end\n"
+	for name, text := range map[string]string{"wire": wire, "worker": script} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i := instance.Start(t, "service submission {\n  executable = "+dir+"/worker\n  process_min_avail = 1\n}\n")
+	i.WaitLog("the end")
+	var got string
+	for line := range strings.Lines(i.Log()) {
+		const stamp = len("Nov 24 18:58:44 ")
+		if text := line[min(stamp, len(line)):]; !strings.HasPrefix(text, "master: ") {
+			got += text
+		}
+	}
+	if got != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+}
