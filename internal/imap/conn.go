@@ -26,8 +26,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	"dovetail/internal/timedconn"
 )
 
 const (
@@ -46,13 +47,14 @@ type Options struct {
 // A Conn is a connection to an IMAP server. It belongs to one goroutine at a time. Once a
 // method returned an error that is no *StatusError the connection is of no use any more.
 type Conn struct {
-	nc   *timedConn
+	nc   *timedconn.Conn
 	in   reader
 	caps []string // in upper case; nil while they are not known
 	tag  int      // of the last command
 	body *Body    // message data that is being read, nil otherwise
 	err  error    // why the connection is of no use
 	bye  *StatusError
+	last *StatusError // of any kind, OK too
 
 	// Preauth says that the server took us for logged in.
 	Preauth bool
@@ -86,12 +88,40 @@ func New(ctx context.Context, nc net.Conn, o Options) (*Conn, error) {
 	if o.Timeout == 0 {
 		o.Timeout = Timeout
 	}
-	c := &Conn{nc: &timedConn{Conn: nc, timeout: o.Timeout}}
+	return open(ctx, nc, o, (*Conn).greeting)
+}
+
+// Resume takes a connection over which somebody else has logged in, up to the server's
+// answer with tag, which is still to come and must name the capabilities: Dovecot says OK
+// without them when it cannot serve the user after all. It takes nc, also if it fails.
+func Resume(ctx context.Context, nc net.Conn, tag string, o Options) (*Conn, error) {
+	return open(ctx, nc, o, func(c *Conn) error {
+		c.in.budget = maxAnswer
+		for {
+			_, done, err := c.line(tag, nil)
+			if err == nil && done && c.caps == nil {
+				err = fmt.Errorf("IMAP session was not opened: %s", c.last.Text)
+			}
+			if err != nil && c.bye != nil && !done {
+				err = c.bye
+			}
+			if err != nil || done {
+				return err
+			}
+		}
+	})
+}
+
+func open(ctx context.Context, nc net.Conn, o Options, begin func(*Conn) error) (*Conn, error) {
+	if o.Timeout == 0 {
+		o.Timeout = Timeout
+	}
+	c := &Conn{nc: timedconn.New(nc, o.Timeout)}
 	c.in = reader{br: bufio.NewReaderSize(c.nc, maxLine)}
-	defer c.nc.bind(ctx)()
-	if err := c.greeting(); err != nil {
+	defer c.nc.Bind(ctx)()
+	if err := begin(c); err != nil {
 		nc.Close()
-		return nil, c.nc.why(err)
+		return nil, c.nc.Why(err)
 	}
 	return c, nil
 }
@@ -159,14 +189,14 @@ func (c *Conn) StartTLS(ctx context.Context, config *tls.Config) error {
 	if c.in.br.Buffered() > 0 {
 		return c.fail(protocolError("data in clear behind the answer to STARTTLS"))
 	}
-	if err := c.nc.SetDeadline(time.Now().Add(c.nc.timeout)); err != nil {
+	if err := c.nc.SetDeadline(time.Now().Add(c.nc.Timeout())); err != nil {
 		return c.fail(err)
 	}
 	conn := tls.Client(c.nc.Conn, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return c.fail(err)
 	}
-	c.nc = &timedConn{Conn: conn, timeout: c.nc.timeout}
+	c.nc = timedconn.New(conn, c.nc.Timeout())
 	c.in.br.Reset(c.nc)
 	c.caps = nil
 	return nil
@@ -174,7 +204,7 @@ func (c *Conn) StartTLS(ctx context.Context, config *tls.Config) error {
 
 // fail makes the connection useless, and returns why.
 func (c *Conn) fail(err error) error {
-	err = c.nc.why(err)
+	err = c.nc.Why(err)
 	if c.bye != nil && !errors.Is(err, context.Canceled) {
 		err = c.bye
 	}
@@ -209,7 +239,7 @@ func (c *Conn) send(ctx context.Context, text string) (tag string, unbind func()
 	}
 	c.tag++
 	tag = "A" + strconv.Itoa(c.tag)
-	unbind = c.nc.bind(ctx)
+	unbind = c.nc.Bind(ctx)
 	c.in.budget = maxAnswer
 	if _, err := c.nc.Write([]byte(tag + " " + text + "\r\n")); err != nil {
 		unbind()
@@ -320,6 +350,7 @@ func (c *Conn) status(word string) (*StatusError, error) {
 	}
 	c.in.code = st.Code
 	st.Code, st.Text = printable(st.Code), printable(st.Text)
+	c.last = st
 	return st, nil
 }
 
@@ -333,59 +364,4 @@ func printable(s string) string {
 		}
 	}
 	return string(b)
-}
-
-// A timedConn gives each read and write its deadline, and ends them all when the context
-// it is bound to ends.
-type timedConn struct {
-	net.Conn
-	timeout time.Duration
-
-	mu    sync.Mutex
-	cause error // guarded by mu; why the context ended
-}
-
-// bind ends all waits with ctx, until the returned function is called.
-func (t *timedConn) bind(ctx context.Context) (unbind func()) {
-	stop := context.AfterFunc(ctx, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.cause = context.Cause(ctx)
-		_ = t.SetDeadline(time.Unix(1, 0))
-	})
-	return func() { stop() }
-}
-
-// wait sets a deadline, unless all waits have been ended.
-func (t *timedConn) wait(set func(time.Time) error) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cause != nil {
-		return t.cause
-	}
-	return set(time.Now().Add(t.timeout))
-}
-
-func (t *timedConn) Read(p []byte) (int, error) {
-	if err := t.wait(t.SetReadDeadline); err != nil {
-		return 0, err
-	}
-	return t.Conn.Read(p)
-}
-
-func (t *timedConn) Write(p []byte) (int, error) {
-	if err := t.wait(t.SetWriteDeadline); err != nil {
-		return 0, err
-	}
-	return t.Conn.Write(p)
-}
-
-// why returns the end of the context as the reason of err, if it is that.
-func (t *timedConn) why(err error) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cause != nil && err != nil {
-		return t.cause
-	}
-	return err
 }
