@@ -17,17 +17,17 @@ func hclError(summary, detail string) *hcl.Diagnostic {
 func (p *parser) set(l line) {
 	keyAt := p.lex.rang(0, len(l.key))
 	f := p.top()
-	if l.key == "" && f.prefix == "" {
-		p.fail(keyAt, "Missing key name ('=' at the beginning of line)", "The name of the setting stands before the =.")
-		return
-	}
 	p.warnGlobalAfterFilter(f, l.key, keyAt)
 	a := &Assignment{
 		Form: l.form, Raw: p.lex.text[min(l.valueAt, l.end):l.end], Quote: l.quote,
 		Key: keyAt, Range: p.lex.rang(l.valueAt, l.end),
 	}
 	value, ok := p.rightSide(f, l, a)
-	if ok {
+	switch {
+	case !ok:
+	case l.key == "" && f.prefix == "":
+		p.fail(keyAt, "Missing key name ('=' at the beginning of line)", "The name of the setting stands before the =.")
+	default:
 		p.assign(f, l.key, value, a)
 	}
 }

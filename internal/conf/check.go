@@ -429,8 +429,9 @@ func (c *checker) limits(services []Service, auth, anvil load) {
 		default:
 			continue
 		}
-		start := fmt.Sprintf("service %s { client_limit=%d } is lower than required under max. load", s.Name, s.ClientLimit)
-		if uint64(s.ClientLimit) >= l.sum {
+		limit := reader{c.v, s.block}.uintOr("client_limit", "default_client_limit") // not cut to service_count
+		start := fmt.Sprintf("service %s { client_limit=%d } is lower than required under max. load", s.Name, limit)
+		if uint64(limit) >= l.sum {
 			continue
 		}
 		at := s.At("client_limit")

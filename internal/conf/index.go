@@ -52,6 +52,9 @@ func newIndex(filters []*Scope) index {
 func (m Match) asksLocal() bool  { return m.Local.Bits > 0 || m.LocalName != nil }
 func (m Match) asksRemote() bool { return m.Remote.Bits > 0 }
 
+// asks says whether m asks for anything: local 0.0.0.0/0 does not.
+func (m Match) asks() bool { return m.Protocol != nil || m.asksLocal() || m.asksRemote() }
+
 // candidates are the filters that r can match, in file order.
 func (x *index) candidates(r request) []int {
 	if r.localName == nil {

@@ -23,13 +23,15 @@ type authSocket struct {
 	values []Setting
 }
 
-// renamed are settings with a new name.
-var renamed = map[string]string{
-	"dbox_rotate_size":                          "mdbox_rotate_size",
-	"mail_cache_compress_min_size":              "mail_cache_purge_min_size",
-	"mail_cache_compress_delete_percentage":     "mail_cache_purge_delete_percentage",
-	"mail_cache_compress_continued_percentage":  "mail_cache_purge_continued_percentage",
-	"mail_cache_compress_header_continue_count": "mail_cache_purge_header_continue_count",
+// newName is the new name of a setting, "" if it has none.
+func newName(key string) string {
+	if key == "dbox_rotate_size" {
+		return "mdbox_rotate_size"
+	}
+	if rest, ok := strings.CutPrefix(key, "mail_cache_compress_"); ok {
+		return "mail_cache_purge_" + rest
+	}
+	return ""
 }
 
 // removed are settings that are ignored, with what is said.
@@ -194,7 +196,7 @@ func (p *parser) obsoleteSetting(f *frame, l *line) bool {
 		p.noteObsolete(text, key)
 		return true
 	}
-	if now := renamed[key]; now != "" {
+	if now := newName(key); now != "" {
 		p.noteObsolete("%s has been renamed to %s", key, now)
 		p.become(f, now, value, l)
 		return true
@@ -289,9 +291,12 @@ var obsoleteSpecial = map[string]func(*parser, *frame, *line) bool{
 	"sieve_storage": (*parser).oldSieve,
 	"fsync_disable": func(p *parser, f *frame, l *line) bool {
 		p.noteObsolete("fsync_disable has been renamed to mail_fsync")
-		value := "optimized"
-		if strings.EqualFold(l.value, "yes") {
+		value := l.value
+		switch strings.ToLower(value) {
+		case "yes":
 			value = "never"
+		case "no":
+			value = "optimized"
 		}
 		p.become(f, "mail_fsync", value, l)
 		return true
@@ -419,7 +424,7 @@ func (p *parser) oldProtocolNames(f *frame, l *line) bool {
 // oldListen is clause C14.3, and listen inside protocol.
 func (p *parser) oldListen(f *frame, l *line) bool {
 	value, port := l.value, ""
-	inFilter := f.scope != p.cfg.Root
+	inFilter := f.scope.Match.asks()
 	if f.auth != authNone {
 		return false
 	}

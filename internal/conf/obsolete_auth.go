@@ -112,14 +112,14 @@ func (p *parser) endSocket(l *line) {
 	if below, ok := strings.CutPrefix(path, base+"/"); ok {
 		path = below
 	}
-	root := p.cfg.Root.Block
-	auth := p.child(root, "service", "auth", Section{Kind: Unique})
+	scope := p.top().scope
+	auth := p.child(scope.Block, "service", "auth", Section{Kind: Unique})
 	auth.Name = "auth"
 	c := p.child(auth, "unix_listener", path, Section{Kind: Unique})
 	c.Open, c.Name = append(c.Open, at), path
 	for _, v := range s.values {
 		if v.Key != "path" {
-			p.becomeQuietly(&frame{scope: p.cfg.Root, block: c}, v.Key, v.Value, &line{key: "socket", end: l.end})
+			p.becomeQuietly(&frame{scope: scope, block: c}, v.Key, v.Value, &line{key: "socket", end: l.end})
 		}
 	}
 }

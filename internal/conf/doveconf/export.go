@@ -133,7 +133,7 @@ func (x *exporter) block(m *merged, prefix string, around []*section) {
 		case r.Kind != 0:
 			x.blocks(m, r, prefix, around)
 		case kind == all.Unique && r.Key == nameAt: // the heading has it
-			show := m.name() != "" || x.scope != changed
+			show := m.name() != "" || x.scope != changed && (x.scope != set || m.file != nil && !m.file.Listed && !x.lost.anew[m.file])
 			x.out = append(x.out, entry{path: prefix + r.Key, value: m.name(), sections: around, simple: show, heading: true})
 		default:
 			x.setting(m, r, kind, nameAt, prefix, around)
@@ -249,6 +249,7 @@ func builtinServices(t *all.Table) []*conf.Block {
 type lost struct {
 	settings map[*conf.Setting]bool
 	lists    map[*conf.Block]bool // passdb and userdb blocks that were made anew
+	anew     map[*conf.Block]bool // other blocks that were
 }
 
 func (l *lost) setting(b *conf.Block, key string) bool {
@@ -264,7 +265,7 @@ type place map[string]place
 
 // findLost follows the merging of scopes, the most specific first.
 func findLost(scopes []*conf.Scope, services []*conf.Block) lost {
-	l := lost{map[*conf.Setting]bool{}, map[*conf.Block]bool{}}
+	l := lost{map[*conf.Setting]bool{}, map[*conf.Block]bool{}, map[*conf.Block]bool{}}
 	if len(scopes) < 2 {
 		return lost{}
 	}
@@ -309,7 +310,8 @@ func (l *lost) merge(p place, b *conf.Block, anew, first bool) {
 				inner = place{}
 				p[c.Type+"/"+c.ID] = inner
 			}
-			l.merge(inner, c, !ok && !first, first)
+			l.anew[c] = !ok && !first
+			l.merge(inner, c, l.anew[c], first)
 		}
 	}
 }
