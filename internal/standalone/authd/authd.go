@@ -293,7 +293,7 @@ func (s *Server) checkPassdbs() error {
 	for _, m := range s.mechanisms {
 		for _, a := range s.protocols {
 			if m.needsPassdb && len(a.passdbs) == 0 && !s.onlyExceptions(a) {
-				return fmt.Errorf("No passdbs specified in configuration file. %s mechanism needs one", m.Name) //nolint:staticcheck // Dovecot's words
+				return dovecots("No passdbs specified in configuration file. %s mechanism needs one", m.Name)
 			}
 		}
 	}

@@ -128,7 +128,7 @@ func (c *masterConn) command(line string) bool {
 	case word == "LIST":
 		do, err = c.list(args)
 	case c.kind.lookupsOnly:
-		err = fmt.Errorf("Unknown command in userdb socket: %s", sanitize(line, 80)) //nolint:staticcheck // Dovecot's words
+		err = dovecots("Unknown command in userdb socket: %s", sanitize(line, 80))
 	case word == "REQUEST":
 		do, err = c.request(args)
 	case word == "CACHE-FLUSH":
@@ -139,7 +139,7 @@ func (c *masterConn) command(line string) bool {
 		c.error("Authentication client trying to connect to master socket")
 		return false
 	default:
-		err = fmt.Errorf("Unknown command in master socket: %s", sanitize(line, 80)) //nolint:staticcheck // Dovecot's words
+		err = dovecots("Unknown command in master socket: %s", sanitize(line, 80))
 	}
 	if err != nil {
 		c.error("BUG: %s", err)
@@ -183,7 +183,7 @@ func (c *masterConn) replyDebug(what string, b []byte) {
 func (c *masterConn) request(args string) (func(), error) {
 	id, q, err := authmaster.ParseRequest(args)
 	if err != nil {
-		return nil, fmt.Errorf("Master sent %w", err) //nolint:staticcheck // Dovecot's words
+		return nil, dovecots("Master sent %w", err)
 	}
 	return func() { c.claim(id, q) }, nil
 }
@@ -269,7 +269,7 @@ func (r *request) appendUserdb(b []byte) []byte {
 func (c *masterConn) lookup(word, args string) (r *request, nameErr, err error) {
 	l, err := authmaster.ParseLookup(args)
 	if err != nil {
-		return nil, nil, fmt.Errorf("Master sent broken %s", word) //nolint:staticcheck // Dovecot's words
+		return nil, nil, dovecots("Master sent broken %s", word)
 	}
 	r = c.srv.newRequest(c.ctx, l.ID)
 	service := false
@@ -278,7 +278,7 @@ func (c *masterConn) lookup(word, args string) (r *request, nameErr, err error) 
 		service = service || f.Key == "service"
 	}
 	if !service {
-		return nil, nil, fmt.Errorf("Master sent %s request without service", word) //nolint:staticcheck // Dovecot's words
+		return nil, nil, dovecots("Master sent %s request without service", word)
 	}
 	r.chooseService()
 	return r, r.setUsername(l.Name), nil
@@ -400,7 +400,7 @@ func (c *masterConn) pass(args string) (func(), error) {
 func (c *masterConn) list(args string) (func(), error) {
 	l, err := authmaster.ParseList(args)
 	if err != nil {
-		return nil, errors.New("Master sent broken LIST") //nolint:staticcheck // Dovecot's words
+		return nil, dovecots("Master sent broken LIST")
 	}
 	r := c.srv.newRequest(c.ctx, l.ID)
 	for _, f := range l.Fields {

@@ -50,7 +50,7 @@ func parsePasswdLine(line string, userdb bool, s *Server) (name string, u passwd
 	u.listed = len(f) > 1
 	if len(f) > 0 {
 		if u.password, err = parsePasswdPassword(f[0]); err != nil {
-			return name, u, fmt.Errorf("User %s has invalid password", name) //nolint:staticcheck // Dovecot's words
+			return name, u, dovecots("User %s has invalid password", name)
 		}
 		u.hasPassword = true
 		f = f[1:]
@@ -67,7 +67,7 @@ func parsePasswdLine(line string, userdb bool, s *Server) (name string, u passwd
 	if userdb && uid != "" {
 		id, ok := s.lookupUID(uid)
 		if !ok || id == 0 {
-			return name, u, fmt.Errorf("User %s has invalid UID '%s'", name, uid) //nolint:staticcheck // Dovecot's words
+			return name, u, dovecots("User %s has invalid UID '%s'", name, uid)
 		}
 		u.uid = int64(id)
 	}
@@ -76,7 +76,7 @@ func parsePasswdLine(line string, userdb bool, s *Server) (name string, u passwd
 	if userdb && gid != "" {
 		id, ok := s.lookupGID(gid)
 		if !ok || id == 0 {
-			return name, u, fmt.Errorf("User %s has invalid GID '%s'", name, gid) //nolint:staticcheck // Dovecot's words
+			return name, u, dovecots("User %s has invalid GID '%s'", name, gid)
 		}
 		u.gid = int64(id)
 	}
@@ -354,7 +354,7 @@ func (db *passwdDB) parse(path string, in io.Reader) (*passwdTable, error) {
 func (db *passwdDB) add(t *passwdTable, path, line string) {
 	name, u, err := parsePasswdLine(line, db.userdb, db.srv)
 	if _, twice := t.users[name]; twice {
-		err = fmt.Errorf("User %s exists more than once", name) //nolint:staticcheck // Dovecot's words
+		err = dovecots("User %s exists more than once", name)
 	}
 	if err != nil {
 		db.srv.log.Error("passwd-file %s: %s", path, sanitize(err.Error(), 512))

@@ -37,7 +37,7 @@ type host struct {
 	until time.Time
 }
 
-var errTimedOut = errors.New("Timed out") //nolint:staticcheck // Dovecot's words
+var errTimedOut = dovecots("Timed out")
 
 func newHostCache(r Resolver) *hostCache {
 	if r == nil {

@@ -208,18 +208,18 @@ func (r *request) fixUsername(name string) (string, error) {
 			c, user[i] = to, to
 		}
 		if !set.chars[c] {
-			return "", fmt.Errorf("Username character disallowed by auth_username_chars: 0x%02x (username: %s)", c, sanitize(name, 128)) //nolint:staticcheck // Dovecot's words
+			return "", dovecots("Username character disallowed by auth_username_chars: 0x%02x (username: %s)", c, sanitize(name, 128))
 		}
 	}
 	out := string(user)
 	if set.usernameFormat != "" {
 		var err error
 		if out, err = r.expand(set.usernameFormat, out, nil); err != nil {
-			return "", fmt.Errorf("Failed to expand username_format=%s: %w", set.usernameFormat, err) //nolint:staticcheck // Dovecot's words
+			return "", dovecots("Failed to expand username_format=%s: %w", set.usernameFormat, err)
 		}
 	}
 	if out == "" {
-		return "", fmt.Errorf("Empty username") //nolint:staticcheck // Dovecot's words
+		return "", dovecots("Empty username")
 	}
 	return out, nil
 }
@@ -260,7 +260,7 @@ func (r *request) noLoginUser(name string) error {
 	if fixed, err := r.fixUsername(name); err == nil {
 		r.user = fixed
 	}
-	return fmt.Errorf("Master user login attempted to use empty login username") //nolint:staticcheck // Dovecot's words
+	return dovecots("Master user login attempted to use empty login username")
 }
 
 // setLoginUsername takes whom the user wants to be, which is for master users.
@@ -272,7 +272,7 @@ func (r *request) setLoginUsername(name string) error {
 		return nil // nobody else
 	}
 	if len(r.auth.masterdbs) == 0 {
-		return fmt.Errorf("Master user login attempted without master passdbs") //nolint:staticcheck // Dovecot's words
+		return dovecots("Master user login attempted without master passdbs")
 	}
 	r.passdb = r.auth.masterdbs[0]
 	fixed, err := r.fixUsername(name)
@@ -364,10 +364,9 @@ func (r *request) db(level event.Level, format string, args []any) {
 	r.log(level, verbose, prefix, format, args)
 }
 
-func (r *request) dbDebug(format string, args ...any)   { r.db(event.Debug, format, args) }
-func (r *request) dbInfo(format string, args ...any)    { r.db(event.Info, format, args) }
-func (r *request) dbWarning(format string, args ...any) { r.db(event.Warning, format, args) }
-func (r *request) dbError(format string, args ...any)   { r.db(event.Error, format, args) }
+func (r *request) dbDebug(format string, args ...any) { r.db(event.Debug, format, args) }
+func (r *request) dbInfo(format string, args ...any)  { r.db(event.Info, format, args) }
+func (r *request) dbError(format string, args ...any) { r.db(event.Error, format, args) }
 
 // Lines under the mechanism's prefix; a lookup has none.
 func (r *request) mechLine(level event.Level, format string, args []any) {

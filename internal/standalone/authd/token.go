@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha1"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -50,10 +49,10 @@ func (t *tokenSecret) read(path string) error {
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || info.Mode() != 0o600 || int(st.Uid) != os.Geteuid() || st.Nlink != 1 {
-		return fmt.Errorf("Compromised token secret file: %s", path) //nolint:staticcheck // Dovecot's words
+		return dovecots("Compromised token secret file: %s", path)
 	}
 	if info.Size() != tokenSecretSize {
-		return fmt.Errorf("Corrupted token secret file: %s", path) //nolint:staticcheck // Dovecot's words
+		return dovecots("Corrupted token secret file: %s", path)
 	}
 	_, err = io.ReadFull(f, t[:])
 	return err

