@@ -2,7 +2,7 @@
 // over "auth-master" a worker claims a login that a login process handed over, and learns
 // who the user is; over that and "auth-userdb" others look users up. The file server.go
 // holds the codec of the service's side, which package authd uses. SASL is package
-// authclient's business; what user fields mean is the caller's.
+// authclient's business, which is another process's; what user fields mean is the caller's.
 //
 //	S: VERSION 1 1, SPID <pid>
 //	C: VERSION 1 1
@@ -17,12 +17,12 @@
 package authmaster
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
 
-	"dovetail/internal/dovecot/authclient"
 	"dovetail/internal/dovecot/tabline"
 )
 
@@ -34,11 +34,14 @@ const (
 	MaxLine = 1024
 )
 
+// A Cookie is the binary form of the auth service's COOKIE, 32 hex digits on the wire.
+type Cookie [16]byte
+
 // A Request claims a login. ClientPID, AuthID and Cookie come from the hand-over record.
 type Request struct {
 	ClientPID  uint32
 	AuthID     uint32
-	Cookie     authclient.Cookie
+	Cookie     Cookie
 	SessionPID uint32 // our own process ID, which the server compares with the socket's peer; 0 is not sent
 	WantToken  bool   // ask for auth_token; needs SessionPID
 }
@@ -52,7 +55,7 @@ func (r Request) append(b []byte, id uint32) []byte {
 		b = strconv.AppendUint(b, uint64(n), 10)
 	}
 	b = append(b, '\t')
-	b = append(b, r.Cookie.String()...)
+	b = hex.AppendEncode(b, r.Cookie[:])
 	if r.SessionPID != 0 {
 		b = append(b, "\tsession_pid="...)
 		b = strconv.AppendUint(b, uint64(r.SessionPID), 10)

@@ -1,12 +1,12 @@
 package authmaster
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
-	"dovetail/internal/dovecot/authclient"
 	"dovetail/internal/dovecot/tabline"
 )
 
@@ -43,11 +43,11 @@ func ParseRequest(args string) (id uint32, r Request, err error) {
 		n[i] = uint32(v)
 	}
 	id, r.ClientPID, r.AuthID = n[0], n[1], n[2]
-	r.Cookie, err = authclient.ParseCookie(f[3])
-	// A short cookie is only a wrong one (clause P4.5).
-	if err != nil && !isHex(f[3]) {
+	cookie, err := hex.DecodeString(f[3])
+	if err != nil || len(cookie) > len(r.Cookie) {
 		return id, r, errors.New("broken REQUEST cookie")
 	}
+	copy(r.Cookie[:], cookie) // a short one is only a wrong one (clause P4.5)
 	for _, p := range tabline.ParseFields(f[4:]) {
 		switch p.Key {
 		case "session_pid":
@@ -59,13 +59,6 @@ func ParseRequest(args string) (id uint32, r Request, err error) {
 		}
 	}
 	return id, r, nil
-}
-
-func isHex(s string) bool {
-	if len(s)%2 != 0 || len(s) > 2*authclient.CookieSize {
-		return false
-	}
-	return strings.Trim(s, "0123456789abcdefABCDEF") == ""
 }
 
 // A Lookup is a USER, PASS or LIST line; a LIST has no Name.

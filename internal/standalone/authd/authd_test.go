@@ -681,7 +681,7 @@ func wholeLogin(t *testing.T, login, master string) {
 		return r
 	}
 	claim := func(ex *authclient.Exchange) (authmaster.User, error) {
-		return m.Request(ctx, authmaster.Request{ClientPID: pid, AuthID: ex.ID(), Cookie: ex.Conn().Cookie(), SessionPID: pid, WantToken: true})
+		return m.Request(ctx, authmaster.Request{ClientPID: pid, AuthID: ex.ID(), Cookie: authmaster.Cookie(ex.Conn().Cookie()), SessionPID: pid, WantToken: true})
 	}
 	field := func(fs tabline.Fields, key string) string { v, _ := fs.Get(key); return v }
 
