@@ -90,19 +90,6 @@ func startsWithPath(text string) bool {
 	return end > 0 && (end+1 == len(text) || text[end+1] == ' ')
 }
 
-// WithoutHost returns the text of r, a 421, without the host name that its first line
-// should begin with (RFC 5321 section 4.2.3); any other first word stays.
-func (r Reply) WithoutHost() []string {
-	text := append([]string(nil), r.Text...)
-	word, rest, ok := strings.Cut(text[0], " ")
-	if ok && strings.Contains(word, ".") && strings.ContainsAny(strings.ToLower(word), "abcdefghijklmnopqrstuvwxyz") {
-		if _, ok := HeloDomain(word, true); ok {
-			text[0] = rest
-		}
-	}
-	return text
-}
-
 // Closing returns a 421 of our own: its first line begins with the name of the host (clause
 // S1.14).
 func Closing(enhanced, host string, text ...string) Reply {

@@ -8,11 +8,11 @@ import (
 
 // StartData begins the data of a message, behind the relay's 354: done hears the answer to
 // the message. An answer may come early, and is then a refusal: Write says so.
-func (c *Conn) StartData(done func(smtp.Reply)) {
+func (c *Conn) StartData(done func(smtp.Reply)) *Error {
 	c.mu.Lock()
 	c.partial = true
 	c.mu.Unlock()
-	c.push(streaming, done)
+	return c.push(streaming, done)
 }
 
 // Write sends a piece of a message's data, stuffed. It waits while the relay is slow, at
@@ -73,6 +73,8 @@ func (c *Conn) Chunk(b []byte, last bool, done func(smtp.Reply)) *Error {
 	}
 	head = append(head, '\r', '\n')
 	copy(b[ChunkRoom-len(head):], head)
-	c.push(command, done)
+	if e := c.push(command, done); e != nil {
+		return e
+	}
 	return c.write(b[ChunkRoom-len(head):])
 }

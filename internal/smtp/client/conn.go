@@ -44,6 +44,8 @@ type Config struct {
 	Mode TLSMode
 	TLS  *tls.Config // for the relay's name; nil with NoTLS
 
+	// Under, if not nil, makes what lies between the connection and TLS.
+	Under func(net.Conn) net.Conn
 	// HandshakeError, if not nil, puts an error of a TLS handshake into words.
 	HandshakeError func(err error) string
 
@@ -79,6 +81,7 @@ type Conn struct {
 	dialing context.Context // Dial's, during Dial
 
 	hooks Hooks
+	ended chan struct{} // closed when the reader has ended; nil before Start
 
 	// The reader's, and Dial's before it.
 	parser smtp.ReplyParser
@@ -153,8 +156,13 @@ func (c *Conn) Start(h Hooks) {
 	c.mu.Lock()
 	c.armLocked(time.Now())
 	c.mu.Unlock()
+	c.ended = make(chan struct{})
 	h.Go(c.readLoop) // ends with the connection
 }
+
+// Ended is closed when no function is called any more because of what was read, some time
+// after the end of the connection.
+func (c *Conn) Ended() <-chan struct{} { return c.ended }
 
 // Close ends the connection, with a QUIT if the relay would take it for one, and forgets
 // what waits: no hook and no function is called because of it. Any goroutine may call it,
@@ -200,6 +208,7 @@ func (c *Conn) fail(e *Error) {
 // endLocked makes e the end, and says whether QUIT can be sent: not when a command or a
 // message is half sent.
 func (c *Conn) endLocked(e *Error) (quit bool) {
+	e.Waiting = len(c.queue) - c.head
 	c.err = e
 	c.queue, c.head = nil, 0
 	c.stopped = true

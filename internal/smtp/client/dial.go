@@ -19,8 +19,8 @@ import (
 // with an initial response, and XCLIENT (clauses S4.3, S4.4).
 const maxLine = 510
 
-// errCancelled ends a Dial whose context ended.
-var errCancelled = &Error{Kind: Cancelled}
+// cancelled is what ends a Dial whose context ended.
+func cancelled() *Error { return &Error{Kind: Cancelled} }
 
 // Dial connects to the relay and returns when it is ready, or why it is not: the error is
 // always an *Error. Each step may take Config.ConnectTimeout. Start must follow.
@@ -37,7 +37,7 @@ func Dial(ctx context.Context, cfg *Config) (*Conn, *Error) {
 	e = c.handshake(ctx)
 	c.dialing = nil
 	if !stop() {
-		e = errCancelled
+		e = cancelled()
 	}
 	if e != nil {
 		c.mu.Lock()
@@ -64,7 +64,7 @@ func connect(ctx context.Context, cfg *Config) (*Conn, *Error) {
 			return c, nil
 		}
 		if ctx.Err() != nil {
-			return nil, errCancelled
+			return nil, cancelled()
 		}
 		e = &Error{Kind: ConnectFailed, cause: err, Log: "connect(" + c.name + ") failed: " + connectReason(err)}
 	}
@@ -93,7 +93,7 @@ func connectReason(err error) string {
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		return "Connection timed out"
 	}
-	return reasonOf(err)
+	return Reason(err)
 }
 
 func (c *Conn) use(nc net.Conn) {
@@ -195,7 +195,7 @@ func (c *Conn) step(line string, kind pendingKind) (smtp.Reply, *Error) {
 func (c *Conn) setDeadline() *Error {
 	c.nc.SetDeadline(time.Now().Add(c.cfg.ConnectTimeout))
 	if c.dialing.Err() != nil {
-		return errCancelled
+		return cancelled()
 	}
 	return nil
 }
@@ -271,7 +271,11 @@ func (c *Conn) upgrade(ctx context.Context) *Error {
 func (c *Conn) startTLS(ctx context.Context) *Error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.ConnectTimeout)
 	defer cancel()
-	t := tls.Client(c.nc, c.cfg.TLS)
+	under := c.nc
+	if c.cfg.Under != nil {
+		under = c.cfg.Under(under)
+	}
+	t := tls.Client(under, c.cfg.TLS)
 	if e := c.setDeadline(); e != nil {
 		return e
 	}

@@ -31,8 +31,9 @@ type Error struct {
 	Reply smtp.Reply // of the relay, for Refused, NeedsAuth and Closing
 	// Log is the line about it, without what names the connection; "" where the reply, or
 	// the relay's leaving, says everything.
-	Log   string
-	cause error
+	Log     string
+	Waiting int // commands that had no reply yet
+	cause   error
 }
 
 func (e *Error) Error() string {
@@ -72,13 +73,14 @@ func ioError(verb, name string, err error) *Error {
 		e.Kind = TimedOut
 		e.Log = "Command timed out, disconnecting"
 	default:
-		e.Log = "Connection lost: " + verb + "(" + name + ") failed: " + reasonOf(err)
+		e.Log = "Connection lost: " + verb + "(" + name + ") failed: " + Reason(err)
 	}
 	return e
 }
 
-// reasonOf returns the system's own words, such as "Connection refused".
-func reasonOf(err error) string {
+// Reason returns the system's own words for what a connection's read or write returned, such
+// as "Connection reset by peer".
+func Reason(err error) string {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		return strerror(errno)

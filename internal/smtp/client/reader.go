@@ -24,6 +24,7 @@ func (c *Conn) releaseInput() {
 
 // readLoop dispatches replies until the connection is over.
 func (c *Conn) readLoop() {
+	defer close(c.ended)
 	defer c.releaseInput()
 	for {
 		if c.in == nil {
@@ -83,6 +84,11 @@ func (c *Conn) dispatch(r smtp.Reply) bool {
 		c.fail(&Error{Kind: BadReply, Log: "Got early success reply: " + r.Split().String()})
 		return false
 	}
+	if r.Code == 530 {
+		c.mu.Unlock()
+		c.fail(refusal(r, NeedsAuth))
+		return false
+	}
 	c.queue[c.head] = pending{}
 	c.head++
 	if c.head == len(c.queue) {
@@ -90,10 +96,6 @@ func (c *Conn) dispatch(r smtp.Reply) bool {
 	}
 	c.armLocked(time.Now())
 	c.mu.Unlock()
-	if r.Code == 530 {
-		c.fail(refusal(r, NeedsAuth))
-		return false
-	}
 	first.done(r)
 	c.mu.Lock()
 	c.cond.Broadcast()

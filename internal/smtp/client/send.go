@@ -9,19 +9,24 @@ import (
 
 // Send sends a command, line, without its CRLF. It is written by the next Flush, or before
 // when much has gathered; done is called, by the reader, with its reply. To a relay without
-// PIPELINING, Send waits until no other command waits (and flushes). Of a connection that
-// failed, Hooks.Failed hears, not done.
-func (c *Conn) Send(line []byte, done func(smtp.Reply)) { c.send(line, command, done) }
+// PIPELINING, Send waits until no other command waits (and flushes). An error means that
+// the connection was over before; when it ends later, Hooks.Failed hears of it, not done.
+func (c *Conn) Send(line []byte, done func(smtp.Reply)) *Error { return c.send(line, command, done) }
 
-func (c *Conn) send(line []byte, kind pendingKind, done func(smtp.Reply)) {
-	if !c.has(smtp.CapPipelining) && c.WaitAll() != nil {
-		return
+func (c *Conn) send(line []byte, kind pendingKind, done func(smtp.Reply)) *Error {
+	if !c.has(smtp.CapPipelining) {
+		if e := c.WaitAll(); e != nil {
+			return e
+		}
+	}
+	if e := c.push(kind, done); e != nil {
+		return e
 	}
 	c.appendOut(line)
-	c.push(kind, done)
 	if c.unsent++; len(c.out) > maxUnsent || c.unsent >= maxBatch || !c.has(smtp.CapPipelining) {
 		c.Flush()
 	}
+	return nil
 }
 
 // maxBatch is how many commands gather before they are written.
@@ -34,11 +39,11 @@ func (c *Conn) appendOut(line []byte) {
 	c.out = append(append(c.out, line...), '\r', '\n')
 }
 
-func (c *Conn) push(kind pendingKind, done func(smtp.Reply)) {
+func (c *Conn) push(kind pendingKind, done func(smtp.Reply)) *Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return
+		return c.err
 	}
 	if c.head > 0 && len(c.queue) == cap(c.queue) {
 		n := copy(c.queue, c.queue[c.head:])
@@ -50,6 +55,7 @@ func (c *Conn) push(kind pendingKind, done func(smtp.Reply)) {
 	if len(c.queue)-c.head == 1 {
 		c.armLocked(time.Now())
 	}
+	return nil
 }
 
 // Flush writes what Send gathered. It is the owner's.
@@ -88,11 +94,14 @@ func (c *Conn) Do(line string) (smtp.Reply, *Error) { return c.do(line, command)
 
 func (c *Conn) do(line string, kind pendingKind) (r smtp.Reply, e *Error) {
 	got := false
-	c.send([]byte(line), kind, func(reply smtp.Reply) {
+	e = c.send([]byte(line), kind, func(reply smtp.Reply) {
 		c.mu.Lock()
 		r, got = reply, true
 		c.mu.Unlock()
 	})
+	if e != nil {
+		return smtp.Reply{}, e
+	}
 	if e := c.waitUntil(func() bool { return got }); e != nil {
 		return smtp.Reply{}, e
 	}

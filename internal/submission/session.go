@@ -1,0 +1,392 @@
+package submission
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"dovetail/internal/dovecot/handoff"
+	"dovetail/internal/process/event"
+	"dovetail/internal/process/service"
+	"dovetail/internal/smtp"
+	"dovetail/internal/smtp/client"
+	"dovetail/internal/smtp/server"
+	"dovetail/internal/submission/relay"
+	"dovetail/internal/varexpand"
+)
+
+const (
+	maxParams   = 4096             // octets behind a command's name (clause S1.12)
+	idleTimeout = 10 * time.Minute // without input (clause S1.7)
+
+	lastAnswer = 30 * time.Second // for the relay's answers when the client has gone
+	quitAnswer = 2 * time.Second  // for the relay's answer to QUIT (clause S8.3)
+	watchAfter = time.Second      // of a wait for the relay, until the client is watched
+)
+
+// A session is one client. Its goroutine, the owner, owns all fields that mu does not guard.
+type session struct {
+	w      *worker
+	client *service.Client
+	u      *user
+	log    *event.Log
+	c      *server.Conn
+	target *relay.Target
+
+	implicit    bool // the client was not greeted, and is not to be
+	tls         bool // TLS ends in the login process
+	id          string
+	workarounds smtp.Workarounds
+
+	capsSet   bool     // submission_backend_capabilities is set
+	base      smtp.Cap // what the relay, or that setting, has
+	relaySize uint64   // SIZE of the relay; 0: not known, or none
+
+	helo       string // last valid EHLO or HELO domain; "" if the last one was invalid or none came
+	xhelo      string // HELO of XCLIENT
+	introduced bool   // some EHLO or HELO came
+	esmtp      bool   // the last one was EHLO, or none came
+
+	conn    *client.Conn // relay's; the owner sets it, with mu held
+	connN   int          // connections made
+	xclient bool         // conn was told who the client is
+	codes   bool         // conn announced ENHANCEDSTATUSCODES
+	dirty   bool         // conn has a transaction that we gave up
+
+	tx     *transaction // the open one, as far as is known; the owner sets it, with mu held
+	chunks int          // BDATs since the last message or RSET
+	failed bool         // one of them was refused
+	msg    *message     // what they bring; nil before the first
+	count  int          // MAILs that were accepted; guarded by mu
+
+	tapClient, tapRelay *rawlog
+
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu          sync.Mutex
+	cond        sync.Cond // of mu: a final answer came, or the session ended
+	state       string    // guarded by mu: for the log (clause S10.8)
+	args        string    // guarded by mu: of the state
+	chunksReset bool      // guarded by mu: an RSET was accepted after the last chunk
+	fataled     bool      // guarded by mu: fatal has logged
+	finals      int       // guarded by mu: messages whose answer is awaited
+	quitting    bool      // guarded by mu: the relay may leave
+	ended       bool      // guarded by mu
+	reason      string    // guarded by mu: why the session ended; the first one counts
+}
+
+func newSession(w *worker, cl *service.Client, u *user, login *handoff.Login, nc net.Conn, target *relay.Target, log *event.Log) *session {
+	s := handoff.ParseSubmission(login.Payload)
+	se := &session{
+		w: w, client: cl, u: u, log: log, target: target,
+		implicit: login.Flags&handoff.Implicit != 0,
+		tls:      login.Flags&handoff.TLS != 0,
+		id:       newGUID(),
+		helo:     s.Helo, xhelo: s.ProxiedHelo, introduced: s.Helo != "", esmtp: true,
+		state: "GREETING",
+	}
+	se.cond.L = &se.mu
+	var err error
+	if se.workarounds, err = parseWorkarounds(u.set.ClientWorkarounds); err != nil {
+		log.Error("%v", err)
+	}
+	if list := u.set.BackendCapabilities; list != nil {
+		var unknown []string
+		se.capsSet = true
+		se.base, unknown = smtp.ParseCapList(*list)
+		for _, name := range unknown {
+			log.Warning("Unknown SMTP capability in submission_backend_capabilities: %s", name)
+		}
+	}
+	se.tapClient = openRawlog(u, u.set.RawlogDir, log)
+	se.tapRelay = openRawlog(u, u.set.RelayRawlogDir, log)
+	se.c = server.New(nc, server.Options{
+		Hostname: u.hostname, MaxParams: maxParams, IdleTimeout: idleTimeout, Tap: se.tapClient.tap(),
+	})
+	se.c.Preload(s.Pending)
+	return se
+}
+
+// parseWorkarounds reads submission_client_workarounds; those of the login process are
+// accepted.
+func parseWorkarounds(list string) (w smtp.Workarounds, err error) {
+	for word := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ' ' || r == ',' }) {
+		switch strings.ToLower(word) {
+		case "whitespace-before-path":
+			w |= smtp.WhitespaceBeforePath
+		case "mailbox-for-path":
+			w |= smtp.MailboxForPath
+		case "implicit-auth-external", "exotic-backend":
+		default:
+			err = errors.Join(err, errors.New("submission_client_workarounds: Unknown workaround: "+word))
+		}
+	}
+	return w, err
+}
+
+// serve runs the session to its end, which it logs.
+func (se *session) serve(ctx context.Context) {
+	se.ctx, se.cancel = context.WithCancel(ctx)
+	defer se.cancel()
+	stop := context.AfterFunc(ctx, se.shutdown)
+	defer stop()
+	// A panic of the relay's reader ends the owner's reads and waits, too.
+	se.client.OnPanic(func() { se.end("Internal error", se.c.Reply421("4.3.0", internalError)) })
+	panics := true
+	defer func() {
+		if panics {
+			se.panicked()
+		}
+	}()
+	se.run()
+	panics = false
+	se.closeRelay()
+	se.dropMessage()
+	se.c.Flush()
+	se.logout()
+	se.c.Close()
+	se.tapClient.close()
+	se.tapRelay.close()
+}
+
+// panicked tells the client of a session that a bug ended (architecture: nothing in one
+// session can hurt another).
+func (se *session) panicked() {
+	se.end("Internal error", se.c.Reply421("4.3.0", internalError))
+	se.closeRelay()
+	se.logout()
+	se.c.Close()
+}
+
+func (se *session) run() {
+	if !se.implicit {
+		se.c.Send(smtp.NewReply(235, "2.7.0", "Logged in."))
+		se.c.Flush()
+	}
+	if !se.capsSet && !se.connect() {
+		return
+	}
+	for {
+		if !se.hasLine() {
+			se.flushRelay()
+		}
+		se.noticeReset()
+		cmd, err := se.c.Next()
+		if err != nil {
+			se.lost(err)
+			return
+		}
+		if !se.command(cmd) {
+			return
+		}
+	}
+}
+
+// noticeReset forgets the chunks that an RSET has dropped.
+func (se *session) noticeReset() {
+	se.mu.Lock()
+	reset := se.chunksReset
+	se.chunksReset = false
+	se.mu.Unlock()
+	if reset {
+		se.dropMessage()
+		se.chunks, se.failed = 0, false
+	}
+}
+
+// hasLine says whether another command can be read without waiting. If not, what is meant
+// for the relay has to leave first.
+func (se *session) hasLine() bool {
+	for _, c := range se.c.Buffered() {
+		if c == '\n' {
+			return true
+		}
+	}
+	return false
+}
+
+func (se *session) flushRelay() {
+	if se.conn != nil {
+		se.conn.Flush() // of a failure relayFailed hears
+	}
+}
+
+// shutdown ends the session because the process has to. Any goroutine may call it.
+func (se *session) shutdown() {
+	if errors.Is(context.Cause(se.ctx), service.ErrPanic) {
+		return // OnPanic says something else
+	}
+	se.end("Shutting down", se.c.Reply421("4.3.2", "Shutting down"))
+}
+
+// end ends the session: its client hears reply (none if it is zero) as the answer to its
+// oldest command. The first reason counts. Any goroutine may call it.
+func (se *session) end(reason string, reply smtp.Reply) {
+	se.mu.Lock()
+	if se.ended {
+		se.mu.Unlock()
+		return
+	}
+	se.ended = true
+	if name := se.c.Unfinished(); name != "" {
+		reason += " (unfinished " + name + " command)"
+	}
+	se.reason = reason
+	conn := se.conn
+	se.cond.Broadcast()
+	se.mu.Unlock()
+	se.c.Terminate(reply)
+	se.cancel()
+	if conn != nil {
+		conn.Close() // wakes the owner, who may wait for an answer
+	}
+}
+
+// lost ends the session because of what a read from the client returned.
+func (se *session) lost(err error) {
+	switch {
+	case errors.Is(err, server.ErrTerminated):
+		if se.c.TooManyBad() {
+			se.end("Too many invalid commands.", smtp.Reply{})
+		}
+	case errors.Is(err, server.ErrIdle):
+		se.end("Disconnected for inactivity", se.c.Reply421("4.4.2", "Disconnected for inactivity"))
+	default:
+		reason := "Connection closed"
+		if err != io.EOF {
+			reason += ": " + client.Reason(err)
+		}
+		se.flushRelay()
+		se.awaitFinals()
+		se.end(reason, smtp.Reply{})
+	}
+}
+
+// awaitFinals waits for the answers to messages that the relay has in full: the client may
+// still read them, and the log has to say what became of them.
+func (se *session) awaitFinals() {
+	timer := time.AfterFunc(lastAnswer, se.cond.Broadcast)
+	defer timer.Stop()
+	deadline := time.Now().Add(lastAnswer)
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	for se.finals > 0 && !se.ended && time.Now().Before(deadline) {
+		se.cond.Wait()
+	}
+	se.mu.Unlock()
+	se.c.Flush()
+	se.mu.Lock()
+}
+
+// waiting is called before the owner waits for the relay, which may take minutes, and what
+// it returns afterwards. If the client leaves meanwhile, the session ends 30 seconds later.
+func (se *session) waiting() (done func()) {
+	var mu sync.Mutex
+	var stopWatch func()
+	var gone *time.Timer
+	over := false
+	late := time.AfterFunc(watchAfter, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return
+		}
+		stopWatch = se.c.Watch(func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if !over {
+				gone = time.AfterFunc(lastAnswer, func() { se.end("Connection closed", smtp.Reply{}) })
+			}
+		})
+	})
+	return func() {
+		late.Stop()
+		mu.Lock()
+		over = true
+		stop, timer := stopWatch, gone
+		mu.Unlock()
+		if stop != nil {
+			stop()
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+}
+
+// turn waits until all commands before cmd are answered. It is false at the session's end.
+func (se *session) turn(cmd *server.Command) bool {
+	se.flushRelay()
+	if se.conn != nil && se.conn.Waiting() > 0 {
+		done := se.waiting()
+		defer done()
+	}
+	return cmd.Turn() == nil
+}
+
+// logout writes the line about the session's end (clause S10.8).
+func (se *session) logout() {
+	stats := se.c.Stats()
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	counts := map[string]string{
+		"input": strconv.FormatUint(stats.In, 10), "output": strconv.FormatUint(stats.Out, 10),
+		"command_count": strconv.FormatUint(stats.Commands, 10), "reply_count": strconv.FormatUint(stats.Replies, 10),
+		"transaction_id": se.transactionIDLocked(),
+	}
+	text, err := varexpand.Expand(se.u.set.LogoutFormat, func(key byte, long string) (string, bool) {
+		switch key {
+		case 'i':
+			long = "input"
+		case 'o':
+			long = "output"
+		}
+		if v, ok := counts[long]; ok {
+			return v, true
+		}
+		return se.u.variable(key, long)
+	})
+	if err != nil {
+		se.log.Error("Failed to expand submission_logout_format=%s: %v", se.u.set.LogoutFormat, err)
+	}
+	se.log.Info("Disconnected: %s (state=%s) %s", se.reason, se.state, text)
+}
+
+// transactionIDLocked is the ID of the latest accepted MAIL (clause S6.7).
+func (se *session) transactionIDLocked() string {
+	if se.count > 1 {
+		return se.id + ":T" + strconv.Itoa(se.count)
+	}
+	return se.id
+}
+
+// setState says what the session is at, for logs.
+func (se *session) setState(state, args string) {
+	se.mu.Lock()
+	se.state, se.args = state, args
+	se.mu.Unlock()
+	if se.u.set.VerboseProctitle {
+		se.w.title()
+	}
+}
+
+// title is what ps shows of the session.
+func (se *session) title() string {
+	parts := []string{se.u.name}
+	if ip := ipText(se.u.remote); ip != "" {
+		parts = append(parts, ip)
+	}
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	parts = append(parts, se.state)
+	if se.args != "" {
+		parts = append(parts, se.args)
+	}
+	return strings.Join(parts, " ")
+}

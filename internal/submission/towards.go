@@ -1,0 +1,199 @@
+package submission
+
+import (
+	"time"
+
+	"dovetail/internal/smtp"
+	"dovetail/internal/smtp/client"
+	"dovetail/internal/submission/relay"
+)
+
+// connect makes sure that there is a relay. It is false at the session's end, which it
+// brings about if the relay cannot be had.
+func (se *session) connect() bool {
+	if se.conn != nil {
+		return true
+	}
+	done := se.waiting()
+	defer done()
+	se.connN++
+	label := se.target.Label(se.connN)
+	conn, e := se.target.Dial(se.ctx, se.xclientAttrs(), func(text string) { se.log.Warning("%s%s", label, text) }, se.tapRelay.tap())
+	if e != nil {
+		if e.Kind != client.Cancelled {
+			se.fatal(e, label, false)
+		}
+		return false
+	}
+	se.xclient = !se.target.Trusted() || se.target.XclientFirst()
+	se.dirty = false
+	se.learn(conn)
+	se.mu.Lock()
+	if se.ended {
+		se.mu.Unlock()
+		conn.Close()
+		return false
+	}
+	se.conn = conn
+	codes := se.codes
+	se.mu.Unlock()
+	conn.Start(client.Hooks{
+		Go:     se.client.Go,
+		Batch:  func() { se.c.Flush() },
+		Idle:   func() { se.relayIdle(conn) },
+		Failed: func(e *client.Error) { se.relayFailed(conn, e, label, codes) },
+	})
+	return true
+}
+
+// learn takes note of what the relay announced.
+func (se *session) learn(conn *client.Conn) {
+	caps := conn.Caps()
+	se.codes = caps.Has(smtp.CapEnhancedStatusCodes)
+	se.relaySize = caps.Size
+	if !se.capsSet {
+		se.base = caps.Set
+	}
+}
+
+// introduce says XCLIENT before the first MAIL of a connection (clause S4.3). It is false
+// if the MAIL cmd was answered instead, or the session ended.
+func (se *session) introduce(reply func(smtp.Reply)) bool {
+	if se.xclient {
+		return true
+	}
+	se.xclient = true
+	done := se.waiting()
+	defer done()
+	refused, e := se.conn.Introduce(se.xclientAttrs())
+	if e != nil {
+		return false
+	}
+	se.learn(se.conn)
+	if !refused.IsZero() {
+		reply(smtp.Forward(refused, se.codes, ""))
+		se.dropRelay()
+		return false
+	}
+	return true
+}
+
+// xclientAttrs are what a trusted relay is told.
+func (se *session) xclientAttrs() []smtp.XclientAttr {
+	var attrs []smtp.XclientAttr
+	add := func(name, value string) {
+		if value != "" {
+			attrs = append(attrs, smtp.XclientAttr{Name: name, Value: value})
+		}
+	}
+	helo := se.helo
+	if helo == "" {
+		helo = se.xhelo
+	}
+	add("HELO", helo)
+	add("PROTO", "ESMTP")
+	add("LOGIN", se.u.name)
+	add("SESSION", se.id)
+	if ip := se.u.remote.Addr(); ip.IsValid() {
+		if port := se.u.remote.Port(); port != 0 {
+			add("PORT", portText(port))
+		}
+		add("ADDR", smtp.XclientAddr(ip))
+	}
+	return attrs
+}
+
+// relayFailed is called once for a connection that ended by itself. Between transactions the
+// next one gets a new connection; otherwise the session is over.
+func (se *session) relayFailed(conn *client.Conn, e *client.Error, label string, codes bool) {
+	se.mu.Lock()
+	if se.conn != conn {
+		se.mu.Unlock()
+		return
+	}
+	if se.quitting {
+		se.mu.Unlock()
+		return
+	}
+	// What waits for an answer is lost, and so is an open transaction; but not one whose
+	// message was answered already.
+	open := e.Waiting > 0 || se.tx.isOpen()
+	se.mu.Unlock()
+	if open {
+		se.fatal(e, label, codes)
+		return
+	}
+	se.log.Debug("%sConnection lost between transactions: %v", label, e)
+}
+
+// fatal ends the session because of the relay.
+func (se *session) fatal(e *client.Error, label string, codes bool) {
+	se.mu.Lock()
+	known := se.ended || se.fataled || e.Kind == client.Cancelled
+	se.fataled = true
+	se.mu.Unlock()
+	if known {
+		return
+	}
+	f := relay.Fail(e, se.u.hostname, label, codes)
+	for _, line := range f.Errors {
+		se.log.Error("%s", line)
+	}
+	se.end(f.Reason, f.Reply)
+}
+
+// relayIdle closes a connection that was not used for submission_relay_max_idle_time.
+func (se *session) relayIdle(conn *client.Conn) {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	if se.conn == conn && !se.tx.isOpen() {
+		conn.Close()
+	}
+}
+
+// live makes se.conn nil if the connection is over. Only the owner forgets it.
+func (se *session) live() bool {
+	if se.conn != nil && se.conn.Err() != nil {
+		se.mu.Lock()
+		se.conn = nil
+		se.mu.Unlock()
+	}
+	return se.conn != nil
+}
+
+// need returns whether there is a relay to send a command to, connecting if there is none.
+func (se *session) need() bool { return se.live() || se.connect() }
+
+// dropRelay gives the connection up where the relay waits for something that will not come.
+func (se *session) dropRelay() {
+	se.mu.Lock()
+	conn := se.conn
+	se.conn = nil
+	se.mu.Unlock()
+	if conn != nil {
+		conn.Abort()
+	}
+}
+
+// closeRelay says good-bye, if the relay is there to hear it, and waits until its reader is
+// done, which may just be writing to the client.
+func (se *session) closeRelay() {
+	se.mu.Lock()
+	conn := se.conn
+	se.conn = nil
+	se.mu.Unlock()
+	if conn == nil {
+		return
+	}
+	conn.Close()
+	timer := time.NewTimer(readerEnds)
+	defer timer.Stop()
+	select {
+	case <-conn.Ended():
+	case <-timer.C:
+	}
+}
+
+// readerEnds is how long the end of a connection's reader is waited for: it may be stuck
+// with a client that takes no replies.
+const readerEnds = time.Second

@@ -1,0 +1,449 @@
+package submission
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"dovetail/internal/conf/settings"
+	"dovetail/internal/dovecot/anvil"
+	"dovetail/internal/dovecot/authmaster"
+	"dovetail/internal/dovecot/config"
+	"dovetail/internal/dovecot/dns"
+	"dovetail/internal/dovecot/handoff"
+	"dovetail/internal/dovecot/masterproto"
+	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/process/event"
+	"dovetail/internal/process/service"
+	"dovetail/internal/smtp/client"
+	"dovetail/internal/submission/relay"
+	"dovetail/internal/tlsconf"
+	"dovetail/internal/varexpand"
+)
+
+const (
+	defaultAuth = "auth-master" // relative to base_dir
+	dnsSocket   = "dns-client"
+
+	errorWait = 5 * time.Second // to tell a client why there is no session
+)
+
+// A worker is what the sessions of a process share. Fields are set before the first session,
+// but those that mu guards.
+type worker struct {
+	proc   *service.Process
+	log    *event.Log // under "submission(<pid>): ", for what concerns no session
+	config *config.Client
+	anvil  *anvil.Pipe
+	dns    string // path of the dns-client service's socket; "" if there is none
+
+	// Options of the command line.
+	authPath      string
+	postlogin     string // socket of a post-login script for everybody
+	scriptTimeout uint
+	override      map[string]string // -o
+
+	mu       sync.Mutex
+	auth     *authmaster.Conn  // guarded by mu; replaced while the process is root
+	authFrom time.Time         // guarded by mu: since when
+	answer   *config.Answer    // guarded by mu: settings of all clients; nil if they differ
+	tls      *tlsconf.Outgoing // guarded by mu: for tlsFor
+	tlsFor   settings.SSL      // guarded by mu
+	tlsErr   error             // guarded by mu
+	resolver client.Resolver   // guarded by mu: one that was made before a chroot
+	sessions []*session        // guarded by mu
+	titled   bool              // guarded by mu: ps shows what the process does
+}
+
+// Program returns the program that package service runs.
+func Program() service.Program {
+	w := &worker{}
+	return service.Program{
+		Name:  "submission",
+		About: "the per-user half of the submission service",
+		Flags: w.flags,
+		Setup: w.setup,
+		Serve: w.serve,
+	}
+}
+
+// flags are the options of Dovecot's program (clause P1.1.4).
+func (w *worker) flags(f *flag.FlagSet) {
+	f.StringVar(&w.authPath, "a", defaultAuth, "`socket` of the auth service, for masters")
+	f.UintVar(&w.scriptTimeout, "t", uint(handoff.ScriptTimeout/time.Second), "`seconds` that a post-login script may take")
+}
+
+// setup runs as root, in base_dir: it connects what only root may (clause P9.2).
+func (w *worker) setup(p *service.Process) error {
+	w.proc = p
+	w.log = p.Log.WithPrefix("submission(" + strconv.Itoa(os.Getpid()) + "): ")
+	if w.scriptTimeout == 0 {
+		return errors.New("Invalid -t parameter: 0") //lint:ignore ST1005 Dovecot's words
+	}
+	if len(p.Args) > 0 {
+		w.postlogin = p.Args[0]
+	}
+	w.override = map[string]string{}
+	for _, o := range p.Options.Override {
+		name, value, _ := strings.Cut(o, "=")
+		w.override[name] = value
+	}
+	var err error
+	if w.config, err = config.Dial(p.Env.ConfigFile); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(p.Context(), 30*time.Second)
+	defer cancel()
+	if w.auth, err = authmaster.Dial(ctx, w.authPath); err != nil {
+		return err
+	}
+	w.authFrom = time.Now()
+	if w.anvil, err = anvil.NewPipe(masterproto.AnvilFD); err != nil {
+		w.log.Warning("%v; sessions are not counted", err)
+		w.anvil = nil
+	}
+	if _, err := os.Stat(dnsSocket); err == nil {
+		if w.dns, err = filepath.Abs(dnsSocket); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// serve takes one login and serves its client until it leaves.
+func (w *worker) serve(ctx context.Context, cl *service.Client) {
+	conn, ok := cl.Conn.(*net.UnixConn)
+	if !ok {
+		w.log.Error("a client that no login process sent was refused")
+		return
+	}
+	login, err := handoff.Receive(ctx, conn)
+	if err != nil {
+		if err != io.EOF {
+			w.log.Error("%v", err)
+		}
+		return
+	}
+	client := login.Client
+	defer func() { client.Close() }() // twice does no harm
+	u, err := w.claim(ctx, login)
+	conn.Close()
+	if err != nil {
+		return // the client was told
+	}
+	if client, err = w.script(ctx, u, client); err != nil {
+		if errors.Is(err, handoff.ErrDenied) {
+			w.log.Error("Post-login script denied access to user %s", u.name)
+		} else {
+			w.log.Error("%v", err)
+		}
+		return
+	}
+	if u.anonymous {
+		w.refuse(client, "534 5.7.9 Anonymous login is not allowed for submission", u.hostname)
+		return
+	}
+	target, log, err := w.become(ctx, u)
+	if err != nil {
+		log.Error("%v", err)
+		code := "451 4.7.0 "
+		if errors.Is(err, errNoRelay) {
+			code = "451 4.3.5 "
+		}
+		w.refuse(client, code+internalError, u.hostname)
+		return
+	}
+	ident := anvil.Ident{Service: "submission", IP: ipText(u.remote), User: u.name}
+	w.anvil.Connect(os.Getpid(), ident)
+	defer w.anvil.Disconnect(os.Getpid(), ident)
+	se := newSession(w, cl, u, login, client, target, log)
+	w.enter(se)
+	defer w.leave(se)
+	se.serve(ctx)
+}
+
+const internalError = "Internal error occurred. Refer to server log for more information."
+
+// refuse tells a client for whom there is no session why (clause S3.2).
+func (w *worker) refuse(nc net.Conn, reply, hostname string) {
+	if hostname == "" {
+		hostname = w.proc.Env.Hostname
+	}
+	nc.SetWriteDeadline(time.Now().Add(errorWait))
+	io.WriteString(nc, reply+"\r\n421 4.3.2 "+hostname+" Shutting down due to fatal error\r\n")
+}
+
+// claim asks the auth service who the login is, and tells the login process whether the
+// client is ours now. On an error everybody has been told.
+func (w *worker) claim(ctx context.Context, login *handoff.Login) (*user, error) {
+	pid, began := os.Getpid(), time.Now()
+	answer, err := w.request(ctx, login, pid)
+	if err == nil {
+		u, f := newUser(answer)
+		u.session, u.local, u.remote = login.Session, login.Local, login.Remote
+		if u.session == "" {
+			u.session = newGUID()
+		}
+		err = login.Reply(handoff.OK, pid)
+		if err != nil {
+			w.log.Error("%v", err) // the client is ours all the same (clause P5.10)
+		}
+		u.fields = f
+		return u, nil
+	}
+	reason := internalError
+	var fail *authmaster.FailError
+	if errors.As(err, &fail) && fail.Reason() != "" {
+		reason = fail.Reason()
+	}
+	w.mu.Lock()
+	connected := w.authFrom
+	w.mu.Unlock()
+	w.log.Error("auth-master: login: request [%d]: Login auth request failed: %v (auth connected %d msecs ago, request took %d msecs, client-pid=%d client-id=%d)",
+		login.AuthID, err, time.Since(connected).Milliseconds(), time.Since(began).Milliseconds(), login.ClientPID, login.AuthID)
+	// First the client: as soon as the login process knows, it closes the connection.
+	w.refuse(login.Client, "451 4.7.0 "+reason, "")
+	if err := login.Reply(handoff.InternalError, pid); err != nil {
+		w.log.Error("%v", err)
+	}
+	return nil, err
+}
+
+func (w *worker) request(ctx context.Context, login *handoff.Login, pid int) (authmaster.User, error) {
+	auth, err := w.authConn(ctx, login.AuthPID)
+	if err != nil {
+		return authmaster.User{}, err
+	}
+	r := authmaster.Request{ClientPID: login.ClientPID, AuthID: login.AuthID, SessionPID: uint32(pid), WantToken: true}
+	copy(r.Cookie[:], login.Cookie[:])
+	answer, err := auth.Request(ctx, r)
+	if errors.Is(err, authmaster.ErrNotFound) {
+		err = fmt.Errorf("Authenticated user not found from userdb, auth lookup id=%d", login.AuthID) //lint:ignore ST1005 Dovecot's words
+	}
+	return answer, err
+}
+
+// authConn returns the connection to the auth service. If that has been started anew, a
+// process that is still root connects again; another one retires, since nobody can log in
+// through it any more.
+func (w *worker) authConn(ctx context.Context, spid uint32) (*authmaster.Conn, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.auth.Err() == nil && w.auth.SPID() == spid {
+		return w.auth, nil
+	}
+	fresh, err := authmaster.Dial(ctx, w.authPath)
+	if err == nil {
+		w.auth.Close()
+		w.auth, w.authFrom = fresh, time.Now()
+		return fresh, nil
+	}
+	if lost := w.auth.Err(); lost != nil {
+		w.proc.Retire()
+		return nil, fmt.Errorf("%w; and anew: %v", lost, err)
+	}
+	return w.auth, nil
+}
+
+// script lets a post-login script, if there is one, look at the client and change the user.
+// It returns the client's connection, which may be another one.
+func (w *worker) script(ctx context.Context, u *user, nc net.Conn) (net.Conn, error) {
+	path := w.postlogin
+	if u.fields.postlogin != "" {
+		path = u.fields.postlogin
+	}
+	if path == "" {
+		return nc, nil
+	}
+	raw, err := nc.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return nc, err
+	}
+	answer, err := handoff.RunScript(ctx, path, handoff.ScriptRequest{
+		Local: u.local.Addr(), Remote: u.remote.Addr(), User: u.name, Fields: u.fields.raw,
+	}, raw, time.Duration(w.scriptTimeout)*time.Second)
+	if err != nil {
+		return nc, err
+	}
+	changed, f := newUser(authmaster.User{Name: answer.User, Fields: tabline.ParseFields(answer.Fields)})
+	u.name, u.anonymous, u.nice, u.admin, u.fields = changed.name, changed.anonymous, changed.nice, changed.admin, f
+	if answer.Client != nil {
+		nc.Close()
+		nc = answer.Client
+	}
+	return nc, nil
+}
+
+var errNoRelay = errors.New("No relay host configured for submission proxy (submission_relay_host is unset)") //lint:ignore ST1005 Dovecot's words
+
+// become reads the user's settings and makes the process the user. The log is the session's,
+// or, with an error, the one for the error.
+func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log, error) {
+	u.hostname = w.proc.Env.Hostname
+	answer, err := w.settings(u)
+	if err != nil {
+		return nil, w.log, fmt.Errorf("Error reading configuration: %w", err) //lint:ignore ST1005 Dovecot's words
+	}
+	host := w.proc.Env.HostDomain
+	if host == "" {
+		host = w.proc.Env.Hostname
+	}
+	if err := u.apply(u.fields, answer.Get, w.override, host); err != nil {
+		return nil, w.log, err
+	}
+	w.proc.SetShutdownClients(u.set.ShutdownClients)
+	prefix, err := varexpand.Expand(u.set.MailLogPrefix, u.variable)
+	log := w.log.WithPrefix(prefix).WithDebug(u.set.MailDebug || w.log.Debugging())
+	if err != nil {
+		log.Error("Failed to expand mail_log_prefix=%s: %v", u.set.MailLogPrefix, err)
+	}
+	if u.set.RelayHost == "" {
+		return nil, w.log, errNoRelay
+	}
+	setNice(u.nice, log)
+	outgoing, tlsErr := w.outgoing(u, log)
+	resolver := w.resolve(ctx, u, log)
+	if err := w.proc.Drop(u.identity); err != nil {
+		return nil, log, fmt.Errorf("Couldn't drop privileges: %w", err) //lint:ignore ST1005 Dovecot's words
+	}
+	if w.proc.Env.ClientLimit == 1 {
+		w.proc.SetLogPrefix(prefix)
+	}
+	return relay.New(&u.set, u.hostname, resolver, outgoing, tlsErr), log, nil
+}
+
+// settings asks the config service, once if all clients have the same (clause P2.4).
+func (w *worker) settings(u *user) (config.Answer, error) {
+	w.mu.Lock()
+	if w.answer != nil {
+		defer w.mu.Unlock()
+		return *w.answer, nil
+	}
+	w.mu.Unlock()
+	a, err := w.config.Request(config.Request{
+		Modules: []string{"submission", "ssl"}, Service: "submission", User: u.name, LocalIP: u.local.Addr(), RemoteIP: u.remote.Addr(),
+	})
+	if err == nil && !a.ServiceUsesLocal && !a.ServiceUsesRemote {
+		w.mu.Lock()
+		w.answer = &a
+		w.mu.Unlock()
+	}
+	return a, err
+}
+
+// outgoing returns what TLS to the relay needs; it reads files that the user may not.
+func (w *worker) outgoing(u *user, log *event.Log) (*tlsconf.Outgoing, error) {
+	if u.set.RelaySSL == "no" {
+		return nil, nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tls == nil && w.tlsErr == nil || w.tlsFor != u.set.SSL {
+		var warnings []string
+		w.tlsFor = u.set.SSL
+		w.tls, warnings, w.tlsErr = tlsconf.NewOutgoing(u.set.SSL)
+		for _, text := range warnings {
+			log.Warning("%s", text)
+		}
+	}
+	return w.tls, w.tlsErr
+}
+
+// resolve returns who finds the relay's addresses. Before a chroot it has to connect.
+func (w *worker) resolve(ctx context.Context, u *user, log *event.Log) client.Resolver {
+	if _, err := netip.ParseAddr(strings.Trim(u.set.RelayHost, "[]")); err == nil {
+		return nil
+	}
+	if w.dns == "" {
+		return relay.System{}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.resolver == nil {
+		w.resolver = dns.NewClient(w.dns)
+		if u.identity.Chroot != "" {
+			c, err := dns.Dial(ctx, w.dns)
+			if err != nil {
+				log.Error("%v", err)
+				return w.resolver
+			}
+			w.resolver = c
+		}
+	}
+	return w.resolver
+}
+
+// setNice sets the priority of all threads, as the userdb wants it; new ones inherit it.
+func setNice(n int, log *event.Log) {
+	if n == 0 {
+		return
+	}
+	tasks, err := os.ReadDir("/proc/self/task")
+	for _, t := range tasks {
+		tid, _ := strconv.Atoi(t.Name())
+		if err == nil {
+			err = syscall.Setpriority(syscall.PRIO_PROCESS, tid, n)
+		}
+	}
+	if err != nil {
+		log.Error("setpriority(%d) failed: %v", n, err)
+	}
+}
+
+// newGUID returns 16 random octets as Dovecot writes them in IDs: 22 characters of base64.
+func newGUID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return base64.RawStdEncoding.EncodeToString(b[:])
+}
+
+func (w *worker) enter(se *session) {
+	w.mu.Lock()
+	w.sessions = append(w.sessions, se)
+	w.mu.Unlock()
+	w.title()
+}
+
+func (w *worker) leave(se *session) {
+	w.mu.Lock()
+	for i, s := range w.sessions {
+		if s == se {
+			w.sessions = append(w.sessions[:i], w.sessions[i+1:]...)
+			break
+		}
+	}
+	w.mu.Unlock()
+	w.title()
+}
+
+// title shows in ps what the process does, with verbose_proctitle (clause S10.11).
+func (w *worker) title() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch n := len(w.sessions); {
+	case n == 0:
+		if w.titled {
+			w.proc.SetTitle("idling")
+		}
+	case !w.sessions[0].u.set.VerboseProctitle && !w.titled:
+	case n == 1:
+		w.titled = true
+		w.proc.SetTitle(w.sessions[0].title())
+	default:
+		w.titled = true
+		w.proc.SetTitle(strconv.Itoa(n) + " connections")
+	}
+}
