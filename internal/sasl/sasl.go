@@ -1,6 +1,16 @@
 // Package sasl makes the client's side of SASL mechanisms, for the login at a relay or a
-// backend: those of go-sasl, and beside them SCRAM, CRAM-MD5 and XOAUTH2. How messages
-// travel is the caller's business; servers' sides are the auth service's.
+// backend. How messages travel is the caller's business; servers' sides are the auth
+// service's.
+//
+//	PLAIN          authzid NUL user NUL password
+//	LOGIN          the user, then the password, whatever is asked
+//	EXTERNAL       authzid
+//	CRAM-MD5       RFC 2195
+//	SCRAM-SHA-1, SCRAM-SHA-256   RFC 5802, RFC 7677, without channel binding
+//	XOAUTH2, OAUTHBEARER         user and token (RFC 7628)
+//
+// The interface is that of github.com/emersion/go-sasl. That package itself brings
+// encoding/json along, which each process of the two programs would pay for.
 package sasl
 
 import (
@@ -11,14 +21,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"hash"
+	"strconv"
 	"strings"
-
-	"github.com/emersion/go-sasl"
 )
 
-// A Client runs one exchange: Start gives the mechanism and the initial response (nil for
-// none), Next answers a challenge.
-type Client = sasl.Client
+// A Client runs one exchange: Start gives the mechanism and the initial response (nil: the
+// server speaks first), Next answers a challenge.
+type Client interface {
+	Start() (mech string, ir []byte, err error)
+	Next(challenge []byte) (response []byte, err error)
+}
 
 // Credentials are what a mechanism may need. They are secrets: no error tells them.
 type Credentials struct {
@@ -33,17 +45,33 @@ type Credentials struct {
 var ErrUnsupported = errors.New("unsupported SASL mechanism")
 
 var mechanisms = map[string]func(Credentials) Client{
-	"PLAIN":       func(c Credentials) Client { return sasl.NewPlainClient(c.Authzid, c.User, c.Password) },
-	"LOGIN":       func(c Credentials) Client { return &login{c: c} },
-	"EXTERNAL":    func(c Credentials) Client { return sasl.NewExternalClient(c.Authzid) },
+	"PLAIN": func(c Credentials) Client {
+		return &oneMessage{"PLAIN", c.Authzid + "\x00" + c.User + "\x00" + c.Password}
+	},
+	"LOGIN": func(c Credentials) Client { return &login{c: c} },
+	"EXTERNAL": func(c Credentials) Client {
+		if c.Authzid == "" {
+			c.Authzid = c.User
+		}
+		return &oneMessage{"EXTERNAL", c.Authzid}
+	},
 	"CRAM-MD5":    func(c Credentials) Client { return &cramMD5{c} },
 	"SCRAM-SHA-1": func(c Credentials) Client { return newScram("SCRAM-SHA-1", sha1.New, c) },
 	"SCRAM-SHA-256": func(c Credentials) Client {
 		return newScram("SCRAM-SHA-256", func() hash.Hash { return sha256.New() }, c)
 	},
-	"XOAUTH2": func(c Credentials) Client { return &xoauth2{c} },
+	"XOAUTH2": func(c Credentials) Client {
+		return &token{"XOAUTH2", "user=" + c.User + "\x01auth=Bearer " + c.Password + "\x01\x01", ""}
+	},
 	"OAUTHBEARER": func(c Credentials) Client {
-		return sasl.NewOAuthBearerClient(&sasl.OAuthBearerOptions{Username: c.User, Token: c.Password, Host: c.Host, Port: c.Port})
+		m := "n,a=" + saslName.Replace(c.User) + ",\x01"
+		if c.Host != "" {
+			m += "host=" + c.Host + "\x01"
+		}
+		if c.Port != 0 {
+			m += "port=" + strconv.Itoa(c.Port) + "\x01"
+		}
+		return &token{"OAUTHBEARER", m + "auth=Bearer " + c.Password + "\x01\x01", "\x01"}
 	},
 }
 
@@ -59,14 +87,23 @@ func New(mechanism string, c Credentials) (Client, error) {
 	return f(c), nil
 }
 
-// login is the mechanism LOGIN. Dovecot sends an empty initial response, and the name in
-// answer to whatever comes first; so does this one.
+// oneMessage is a mechanism in which the client says everything at once.
+type oneMessage struct{ mech, message string }
+
+func (m *oneMessage) Start() (string, []byte, error) { return m.mech, []byte(m.message), nil }
+
+func (m *oneMessage) Next([]byte) ([]byte, error) {
+	return nil, errors.New(m.mech + ": the server wants more than one message")
+}
+
+// login is the mechanism LOGIN. The server speaks first. (Dovecot sends an empty initial
+// response, which other servers take for an empty name.)
 type login struct {
 	c    Credentials
 	step int
 }
 
-func (l *login) Start() (string, []byte, error) { return "LOGIN", []byte{}, nil }
+func (l *login) Start() (string, []byte, error) { return "LOGIN", nil, nil }
 
 func (l *login) Next([]byte) ([]byte, error) {
 	l.step++
@@ -90,12 +127,16 @@ func (m *cramMD5) Next(challenge []byte) ([]byte, error) {
 	return []byte(m.c.User + " " + hex.EncodeToString(h.Sum(nil))), nil
 }
 
-// xoauth2 is Google's forerunner of OAUTHBEARER.
-type xoauth2 struct{ c Credentials }
+// token is a mechanism in which a server that refuses says why in a challenge. Its reply
+// comes when that has been answered (RFC 7628 section 3.2.3).
+type token struct{ mech, message, answer string }
 
-func (x *xoauth2) Start() (string, []byte, error) {
-	return "XOAUTH2", []byte("user=" + x.c.User + "\x01auth=Bearer " + x.c.Password + "\x01\x01"), nil
+func (m *token) Start() (string, []byte, error) { return m.mech, []byte(m.message), nil }
+
+func (m *token) Next([]byte) ([]byte, error) {
+	if m.message == "" {
+		return nil, errors.New(m.mech + ": the server goes on after its refusal")
+	}
+	m.message = ""
+	return []byte(m.answer), nil
 }
-
-// Next answers the error that a server sends as a challenge: its reply then says the rest.
-func (x *xoauth2) Next([]byte) ([]byte, error) { return []byte{}, nil }

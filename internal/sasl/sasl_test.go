@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"hash"
+	"strings"
 	"testing"
 
 	"github.com/xdg-go/scram"
@@ -115,4 +116,43 @@ func FuzzScram(f *testing.F) {
 			t.Error("neither refused nor verified")
 		}
 	})
+}
+
+// The messages of the other mechanisms, from RFC 4616, RFC 4422, RFC 7628 and Google's page.
+func TestMessages(t *testing.T) {
+	c := Credentials{User: "tim", Password: "tok", Authzid: "ursel", Host: "mx.test", Port: 587}
+	for _, m := range []struct {
+		mech, initial string
+		answers       []string // to challenges, "!" for an error
+	}{
+		{"PLAIN", "ursel\x00tim\x00tok", []string{"!"}},
+		{"EXTERNAL", "ursel", []string{"!"}},
+		{"LOGIN", "", []string{"tim", "tok", "!"}},
+		{"XOAUTH2", "user=tim\x01auth=Bearer tok\x01\x01", []string{"", "!"}},
+		{"OAUTHBEARER", "n,a=tim,\x01host=mx.test\x01port=587\x01auth=Bearer tok\x01\x01", []string{"\x01", "!"}},
+	} {
+		client, err := New(m.mech, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mech, ir, err := client.Start()
+		if mech != m.mech || string(ir) != m.initial || err != nil || (ir == nil) != (m.mech == "LOGIN") {
+			t.Errorf("%s: %s, %q, %v", m.mech, mech, ir, err)
+		}
+		for _, want := range m.answers {
+			got, err := client.Next([]byte("challenge"))
+			if err != nil && strings.Contains(err.Error(), "tok") {
+				t.Errorf("%s: %v tells the secret", m.mech, err)
+			}
+			if want == "!" && err == nil || want != "!" && (err != nil || string(got) != want) {
+				t.Errorf("%s: %q, %v, want %q", m.mech, got, err, want)
+			}
+		}
+	}
+	if _, err := New("NTLM", c); err != ErrUnsupported || Known("NTLM") || !Known("plain") {
+		t.Error(err)
+	}
+	if _, ir, _ := mechanisms["OAUTHBEARER"](Credentials{User: "a,b=c", Password: "t"}).Start(); string(ir) != "n,a=a=2Cb=3Dc,\x01auth=Bearer t\x01\x01" {
+		t.Errorf("%q", ir)
+	}
 }

@@ -1,8 +1,6 @@
 package splice
 
 import (
-	"io"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -15,11 +13,11 @@ const (
 )
 
 // bulk passes octets by splice(2) as long as more are there at once. A pipe exists only
-// while it runs. io.EOF: from has ended.
-func (s *Stream) bulk(from, to End, count *atomic.Uint64) error {
+// while it runs. ended: it was the last of them.
+func (s *Stream) bulk(from, to End, way int) (r Result, ended bool) {
 	var p [2]int
 	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
-		return nil // by copying, then
+		return r, false // by copying, then
 	}
 	defer syscall.Close(p[0])
 	defer syscall.Close(p[1])
@@ -30,22 +28,24 @@ func (s *Stream) bulk(from, to End, count *atomic.Uint64) error {
 		}, false)
 		switch {
 		case err == syscall.EAGAIN:
-			return nil
+			return r, false
 		case err != nil:
-			return err
+			return Result{way == toClient, err}, true
 		case n == 0:
-			return io.EOF
+			return Result{way == toClient, nil}, true
 		}
 		to.Sock.SetWriteDeadline(time.Now().Add(writeTimeout))
 		for n > 0 {
+			s.unsent[way].Store(n)
 			m, err := spliceOnce(to.Sock.Raw.Write, func(fd int) (int64, error) {
 				return syscall.Splice(p[0], nil, fd, nil, int(n), move|nonBlock)
 			}, true)
 			if err != nil {
-				return err
+				return s.refuses(way, err)
 			}
 			n -= m
-			count.Add(uint64(m))
+			s.unsent[way].Store(n)
+			s.count(way).Add(uint64(m))
 			s.last.Store(time.Now().UnixNano())
 		}
 	}

@@ -39,13 +39,26 @@ type Stream struct {
 	ToServer       []byte          // sent first
 	ToClient       []byte          // sent first
 	Go             func(fn func()) // starts a goroutine; nil: the go statement
-	Linger         func()          // called when the server has ended, before the client's connection is closed; may be nil
 
-	in, out atomic.Uint64 // octets to the server, to the client
-	last    atomic.Int64  // when something passed, in ns
-	once    sync.Once
-	result  Result
+	// Ended, if not nil, is called once when nothing passes any more, before the client's
+	// connection is closed. What it returns is how long the client stays connected, unless
+	// it leaves: what it sends is dropped then.
+	Ended func(Result) time.Duration
+
+	in, out  atomic.Uint64 // octets to the server, to the client
+	last     atomic.Int64  // when something passed, in ns
+	unsent   [2]atomic.Int64
+	deaf     atomic.Bool // the server is gone, and the client does not know yet
+	finished atomic.Bool // Close was called
+	once     sync.Once
+	result   Result
 }
+
+// Directions, as indexes.
+const (
+	toServer = iota
+	toClient
+)
 
 // A Result says how a Stream has ended.
 type Result struct {
@@ -59,38 +72,52 @@ func (s *Stream) In() uint64 { return s.in.Load() }
 // Out: see In.
 func (s *Stream) Out() uint64 { return s.out.Load() }
 
+// Unsent are the octets that the client, and the server, do not take.
+func (s *Stream) Unsent() (client, server int) {
+	return int(s.unsent[toClient].Load()), int(s.unsent[toServer].Load())
+}
+
 // Idle is how long nothing has passed.
 func (s *Stream) Idle() time.Duration { return time.Duration(time.Now().UnixNano() - s.last.Load()) }
 
 // Run passes octets until the server ends, or the client does and the server has followed,
 // and closes both. A client that has finished sending still gets what the server says.
-// Close ends it from another goroutine.
+// Close and Leave end it from another goroutine.
 func (s *Stream) Run() Result {
 	s.last.Store(time.Now().UnixNano())
 	for _, e := range []End{s.Client, s.Server} {
 		e.Sock.SetDeadline(time.Time{})
 		e.Sock.NoWait = true
 	}
+	if s.finished.Load() { // before the deadlines were taken back
+		s.Close()
+	}
 	done := make(chan struct{})
 	start := s.Go
 	if start == nil {
 		start = func(f func()) { go f() }
 	}
-	start(func() { // ends when the client has, or Close closed its socket
+	start(func() { // ends when the client has, or its socket was closed
 		defer close(done)
-		err := s.pump(s.Client, s.Server, s.ToServer, &s.in)
-		s.ended(false, err)
-		if err != nil {
+		r := s.pump(s.Client, s.Server, toServer)
+		s.ended(r)
+		if r.Err != nil {
 			s.Server.Sock.Close() // nobody wants to hear more
 			return
 		}
 		s.Server.closeWrite()
 		s.Server.Sock.SetReadDeadline(time.Now().Add(halfClosed))
 	})
-	err := s.pump(s.Server, s.Client, s.ToClient, &s.out)
-	s.ended(true, err)
-	if s.Linger != nil && s.result.ByServer {
-		s.Linger()
+	s.ended(s.pump(s.Server, s.Client, toClient))
+	var stay time.Duration
+	if s.Ended != nil {
+		stay = s.Ended(s.result)
+	}
+	if stay > 0 {
+		s.deaf.Store(true)
+		s.Server.Sock.Close()
+		s.Client.Sock.SetReadDeadline(time.Now().Add(stay))
+		<-done
 	}
 	s.Client.closeWrite()
 	s.Close()
@@ -100,47 +127,82 @@ func (s *Stream) Run() Result {
 
 // Close closes both sides.
 func (s *Stream) Close() {
+	s.finished.Store(true)
 	s.Client.Sock.Close()
 	s.Server.Sock.Close()
 }
 
+// Leave closes the server's side: the Stream ends as if the server had.
+func (s *Stream) Leave() { s.Server.Sock.Close() }
+
 // ended keeps how the first side ended.
-func (s *Stream) ended(server bool, err error) {
-	s.once.Do(func() { s.result = Result{server, err} })
+func (s *Stream) ended(r Result) {
+	s.once.Do(func() { s.result = r })
 }
 
-// pump passes octets one way until from ends (nil), or something fails.
-func (s *Stream) pump(from, to End, early []byte, count *atomic.Uint64) error {
-	write := func(b []byte) error {
-		to.Sock.SetWriteDeadline(time.Now().Add(writeTimeout))
-		n, err := to.Conn.Write(b)
-		count.Add(uint64(n))
-		s.last.Store(time.Now().UnixNano())
-		return err
+// pump passes octets one way until from ends, or something fails. When the server takes
+// nothing any more, the client is still read: Run decides what becomes of it.
+func (s *Stream) pump(from, to End, way int) Result {
+	early := &s.ToServer
+	if way == toClient {
+		early = &s.ToClient
 	}
-	if len(early) > 0 {
-		if err := write(early); err != nil {
-			return err
-		}
+	if r, ended := s.write(to, *early, way); ended {
+		return r
 	}
+	*early = nil
 	for {
 		b, n, err := from.read()
 		if n > 0 {
-			werr := write((*b)[:n])
+			r, ended := s.write(to, (*b)[:n], way)
 			buffers.Put(b)
-			if werr != nil {
-				return werr
+			if !ended && n == size && from.isPlain() && to.isPlain() && !s.deaf.Load() {
+				r, ended = s.bulk(from, to, way)
 			}
-			if n == size && from.isPlain() && to.isPlain() {
-				if err := s.bulk(from, to, count); err != nil {
-					return closed(err)
-				}
+			if ended {
+				return r
 			}
 		}
 		if err != nil {
-			return closed(err)
+			return Result{way == toClient, closed(err)}
 		}
 	}
+}
+
+// write writes to one side. ended: nothing can pass this way any more.
+func (s *Stream) write(to End, b []byte, way int) (r Result, ended bool) {
+	if len(b) == 0 || way == toServer && s.deaf.Load() {
+		return r, false
+	}
+	s.unsent[way].Store(int64(len(b)))
+	to.Sock.SetWriteDeadline(time.Now().Add(writeTimeout))
+	n, err := to.Conn.Write(b)
+	s.unsent[way].Store(int64(len(b) - n))
+	s.count(way).Add(uint64(n))
+	s.last.Store(time.Now().UnixNano())
+	if err != nil {
+		return s.refuses(way, err)
+	}
+	return r, false
+}
+
+// refuses is what follows when a side does not take octets.
+func (s *Stream) refuses(way int, err error) (r Result, ended bool) {
+	r = Result{way == toServer, closed(err)}
+	if way == toClient {
+		return r, true
+	}
+	s.ended(r)
+	s.deaf.Store(true)
+	s.Server.Sock.Close() // Run hears of it
+	return r, false
+}
+
+func (s *Stream) count(way int) *atomic.Uint64 {
+	if way == toServer {
+		return &s.in
+	}
+	return &s.out
 }
 
 // closed makes nil of the ways in which a side just ends.

@@ -22,11 +22,19 @@ func (wouldBlock) Timeout() bool   { return true }
 func (wouldBlock) Temporary() bool { return true }
 
 // A Socket is a connection whose reader can wait without a buffer: in the mode NoWait, Read
-// returns errWouldBlock at once, and Wait waits.
+// returns errWouldBlock at once, and Wait waits. There is one reader at a time.
 type Socket struct {
 	net.Conn
 	Raw    syscall.RawConn // lends the descriptor
 	NoWait bool            // set by the only reader
+
+	// The reader's, for what it lets the poller call: the functions are made once.
+	read, take, wait func(fd uintptr) bool
+	b                []byte
+	pooled           *[]byte
+	n                int
+	err              error
+	waited           bool
 }
 
 // NewSocket takes conn, a TCP or Unix socket.
@@ -35,6 +43,7 @@ func NewSocket(conn net.Conn) *Socket {
 	if sc, ok := conn.(syscall.Conn); ok {
 		s.Raw, _ = sc.SyscallConn()
 	}
+	s.read, s.take, s.wait = s.readOnce, s.takeReady, s.waitReady
 	return s
 }
 
@@ -58,73 +67,83 @@ func (s *Socket) Read(b []byte) (int, error) {
 	if !s.NoWait || s.Raw == nil {
 		return s.Conn.Read(b)
 	}
-	var n int
-	var rerr error
-	err := s.Raw.Read(func(fd uintptr) bool {
-		for {
-			n, rerr = syscall.Read(int(fd), b)
-			if rerr != syscall.EINTR {
-				return true
-			}
-		}
-	})
+	s.b = b
+	err := s.Raw.Read(s.read)
+	s.b = nil
 	switch {
 	case err != nil:
 		return 0, err
-	case rerr == syscall.EAGAIN:
+	case s.err == syscall.EAGAIN:
 		return 0, errWouldBlock
-	case rerr != nil:
-		return 0, rerr
-	case n == 0 && len(b) > 0:
+	case s.err != nil:
+		return 0, s.err
+	case s.n == 0 && len(b) > 0:
 		return 0, io.EOF
 	}
-	return n, nil
+	return s.n, nil
+}
+
+// readOnce reads into s.b, whether there is something or not.
+func (s *Socket) readOnce(fd uintptr) bool {
+	for {
+		if s.n, s.err = syscall.Read(int(fd), s.b); s.err != syscall.EINTR {
+			return true
+		}
+	}
 }
 
 // Wait waits until a read will give something, be it the end. The connection's read
 // deadline holds.
 func (s *Socket) Wait() error {
-	first := true
-	return s.Raw.Read(func(fd uintptr) bool {
-		if !first {
-			return true
-		}
-		first = false
-		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		return n >= 0 && err == nil || err != syscall.EAGAIN
-	})
+	s.waited = false
+	return s.Raw.Read(s.wait)
+}
+
+func (s *Socket) waitReady(fd uintptr) bool {
+	if s.waited {
+		return true
+	}
+	s.waited = true
+	var b [1]byte
+	n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	return n >= 0 && err == nil || err != syscall.EAGAIN
 }
 
 // readPooled waits for input and reads it into a buffer of the pool, which the caller then
 // owns. It ends with io.EOF.
 func (s *Socket) readPooled() (b *[]byte, n int, err error) {
-	var rerr error
-	err = s.Raw.Read(func(fd uintptr) bool {
-		b = buffers.Get().(*[]byte)
-		for {
-			n, rerr = syscall.Read(int(fd), *b)
-			switch {
-			case rerr == syscall.EINTR:
-				continue
-			case rerr == nil && n > 0:
-				return true
-			}
-			break
-		}
-		buffers.Put(b)
-		b = nil
-		return rerr != syscall.EAGAIN
-	})
+	err = s.Raw.Read(s.take)
+	b, s.pooled = s.pooled, nil
 	switch {
 	case err != nil:
+		if b != nil {
+			buffers.Put(b)
+		}
 		return nil, 0, err
 	case b != nil:
-		return b, n, nil
-	case rerr != nil:
-		return nil, 0, rerr
+		return b, s.n, nil
+	case s.err != nil:
+		return nil, 0, s.err
 	}
 	return nil, 0, io.EOF
+}
+
+// takeReady reads into a buffer of the pool. While there is nothing, it holds none.
+func (s *Socket) takeReady(fd uintptr) bool {
+	b := buffers.Get().(*[]byte)
+	for {
+		s.n, s.err = syscall.Read(int(fd), *b)
+		switch {
+		case s.err == syscall.EINTR:
+			continue
+		case s.err == nil && s.n > 0:
+			s.pooled = b
+			return true
+		}
+		break
+	}
+	buffers.Put(b)
+	return s.err != syscall.EAGAIN
 }
 
 const size = 32 << 10 // of a read

@@ -74,14 +74,14 @@ func TestBothWays(t *testing.T) {
 }
 
 func TestServerEnds(t *testing.T) {
-	lingered := false
-	client, server, done := run(t, &Stream{Linger: func() { lingered = true }})
+	told := make(chan Result, 1)
+	client, server, done := run(t, &Stream{Ended: func(r Result) time.Duration { told <- r; return 0 }})
 	server.Close()
 	if got, err := io.ReadAll(client); len(got) != 0 || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
-	if r := <-done; !r.ByServer || r.Err != nil || !lingered {
-		t.Errorf("%+v, lingered %v", r, lingered)
+	if r := <-done; !r.ByServer || r.Err != nil || r != <-told {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -151,5 +151,98 @@ func BenchmarkBulk(b *testing.B) {
 	}()
 	io.Copy(io.Discard, server)
 	server.Close()
+	<-done
+}
+
+// A client whose server has gone stays for a while, and what it still sends is dropped.
+func TestStays(t *testing.T) {
+	ended := make(chan struct{})
+	client, server, done := run(t, &Stream{Ended: func(Result) time.Duration { close(ended); return time.Hour }})
+	server.Close()
+	<-ended
+	for range 3 { // more than what the closed server would take without an error
+		if _, err := client.Write(make([]byte, 100<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case r := <-done:
+		t.Fatalf("over: %+v", r)
+	case <-time.After(20 * time.Millisecond):
+	}
+	client.Close()
+	if r := <-done; !r.ByServer || r.Err != nil {
+		t.Errorf("%+v", r)
+	}
+}
+
+// ... but not for ever.
+func TestStaysNoLonger(t *testing.T) {
+	client, server, done := run(t, &Stream{Ended: func(Result) time.Duration { return 10 * time.Millisecond }})
+	server.Close()
+	if got, err := io.ReadAll(client); len(got) != 0 || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	<-done
+}
+
+// Leave ends it on the server's side, Close on both, whatever they are doing.
+func TestEndedFromOutside(t *testing.T) {
+	for name, end := range map[string]func(*Stream){"Leave": (*Stream).Leave, "Close": (*Stream).Close} {
+		s := &Stream{}
+		client, server, done := run(t, s)
+		client.Write([]byte("x"))
+		io.ReadFull(server, make([]byte, 1))
+		end(s)
+		<-done
+		if _, err := io.ReadAll(client); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What a client does not take is known.
+func TestUnsent(t *testing.T) {
+	s := &Stream{}
+	client, server, done := run(t, s)
+	server.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+	for {
+		if _, err := server.Write(make([]byte, 64<<10)); err != nil {
+			break // nobody takes more
+		}
+	}
+	if toClient, toServer := s.Unsent(); toClient == 0 || toServer != 0 {
+		t.Errorf("%d and %d octets wait", toClient, toServer)
+	}
+	client.SetLinger(0)
+	client.Close()
+	if r := <-done; r.ByServer || r.Err == nil {
+		t.Errorf("%+v, want the client's reset", r)
+	}
+}
+
+// Which side it was: a server that resets while the client sends has ended, not the client.
+func TestServerIsReset(t *testing.T) {
+	client, server, done := run(t, &Stream{})
+	server.SetLinger(0)
+	server.Close()
+	client.Write([]byte("x"))
+	if r := <-done; !r.ByServer || r.Err == nil {
+		t.Errorf("%+v, want a reset by the server", r)
+	}
+}
+
+func BenchmarkRoundTrip(b *testing.B) {
+	client, server, done := run(b, &Stream{})
+	buf := make([]byte, 100)
+	b.ReportAllocs()
+	for b.Loop() {
+		client.Write(buf)
+		io.ReadFull(server, buf)
+		server.Write(buf)
+		io.ReadFull(client, buf)
+	}
+	server.Close()
+	client.Close()
 	<-done
 }
