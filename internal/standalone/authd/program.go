@@ -62,7 +62,16 @@ func dialPenalty(ctx context.Context, path string, log *event.Log) Penalty {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	a.sayLocked(err)
 	return a
+}
+
+// sayLocked logs that there are no penalties, once until there are.
+func (a *anvilPenalty) sayLocked(err error) {
+	if err != nil && !a.said {
+		a.log.Error("%v (failed logins are delayed, but not held against addresses, until auth is started again)", err)
+	}
+	a.said = err != nil
 }
 
 func (a *anvilPenalty) dialLocked(ctx context.Context) error {
@@ -75,13 +84,9 @@ func (a *anvilPenalty) dialLocked(ctx context.Context) error {
 		if c != nil {
 			c.Close()
 		}
-		if !a.said && !errors.Is(err, fs.ErrNotExist) {
-			a.log.Error("%v (failed logins are delayed, but not held against addresses, until auth is started again)", err)
-			a.said = true
-		}
 		return err
 	}
-	a.client, a.said = c, false
+	a.client = c
 	return nil
 }
 
@@ -98,7 +103,7 @@ func (a *anvilPenalty) connection(ctx context.Context) *anvil.Client {
 		}
 	}
 	if time.Since(a.tried) >= penaltyRetry {
-		_ = a.dialLocked(ctx) // logged
+		a.sayLocked(a.dialLocked(ctx))
 	}
 	return a.client
 }
