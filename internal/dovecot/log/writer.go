@@ -67,6 +67,17 @@ func (w *Writer) SetPrefix(prefix string) {
 	}
 }
 
+// Nudge makes the log service read once more, by a line that changes nothing. What
+// Dovecot's (2.3.19) reads together with the master's handshake, the first lines of a
+// service's life, it handles only with its next read, which may never come. A process that
+// ends after its first line waits a moment and calls Nudge.
+func (w *Writer) Nudge() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.headLocked(typeOption)
+	w.writeLocked(optionPrefix + w.prefix)
+}
+
 // SetIP tells the log service the address of the client being served, which it adds to
 // the master's notice if the process dies (clause P1.8.4).
 func (w *Writer) SetIP(addr string) {

@@ -11,4 +11,9 @@ var (
 	lowText     = "The address space limit is too low to start: this program reserves more than 1 GiB, and uses little of it. Set vsz_limit = 0"
 	lowService  = " in service "
 	plainPrefix = "Fatal: "
+
+	// A second line that changes nothing makes the log service handle the first, see
+	// Nudge of package log.
+	optionText = "prefix="
+	optionEnd  = ": \n"
 )

@@ -8,6 +8,7 @@
 
 #define SYS_writev     $66
 #define SYS_exit_group $94
+#define SYS_nanosleep  $101
 #define SYS_getpid     $172
 #define SYS_prlimit64  $261
 
@@ -241,6 +242,40 @@ end:
 	MOVD R25, R2
 	MOVD SYS_writev, R8
 	SVC
+
+	// With a log service: 50 ms later, 0x01 8 pid SP prefix=<service>: SP
+	CBZ  R23, exit
+	CBZ  R22, exit
+	MOVD $0, R9
+	MOVD R9, 0(R21)
+	MOVD $50000000, R9
+	MOVD R9, 8(R21)
+	MOVD R21, R0
+	MOVD $0, R1
+	MOVD SYS_nanosleep, R8
+	SVC
+	MOVD $8, R9
+	MOVB R9, 201(R21)
+	ADD  $96, R21, R24            // behind head and pid
+	MOVD ·optionText(SB), R9
+	MOVD R9, 0(R24)
+	MOVD ·optionText+8(SB), R9
+	MOVD R9, 8(R24)
+	MOVD 32(R24), R10             // the name stands behind lowText and lowService
+	MOVD 40(R24), R11
+	MOVD R10, 16(R24)
+	MOVD R11, 24(R24)
+	MOVD ·optionEnd(SB), R9
+	MOVD R9, 32(R24)
+	MOVD ·optionEnd+8(SB), R9
+	MOVD R9, 40(R24)
+	MOVD $2, R0
+	ADD  $64, R21, R1
+	MOVD $5, R2
+	MOVD SYS_writev, R8
+	SVC
+
+exit:
 	MOVD $89, R0
 	MOVD SYS_exit_group, R8
 	SVC

@@ -112,7 +112,7 @@ func TestAddressSpace(t *testing.T) {
 			} else {
 				want.status, want.err = 89, c.line
 				if strings.Contains(c.line, "%d") {
-					want.err = fmt.Sprintf(c.line, got.pid)
+					want.err = fmt.Sprintf(c.line+"\x01\x08%d prefix=submission-login: \n", got.pid, got.pid)
 				}
 			}
 			if got != want {

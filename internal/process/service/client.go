@@ -74,6 +74,7 @@ func (c *Client) guard() {
 // retire: nobody knows what else is broken.
 func (c *Client) failed(v any) {
 	p := c.Process
+	p.Retire()
 	p.logPanic("in a session", v)
 	c.mu.Lock()
 	first, hook := !c.panicked, c.onPanic
@@ -94,7 +95,6 @@ func (c *Client) failed(v any) {
 		c.cancel(ErrPanic)
 		c.Conn.Close()
 	}
-	p.Retire()
 }
 
 // logPanic writes what is known of a panic: one line with the value, one with the stack,

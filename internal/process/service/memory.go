@@ -15,7 +15,6 @@ const (
 	// minMemory is the least limit that the collector can keep without eating all CPU
 	// time. With less than that, it is the kernel that says no.
 	minMemory = 16 << 20
-
 )
 
 // limitMemory derives the collector's limit from what vsz_limit left in RLIMIT_DATA
@@ -27,9 +26,8 @@ func limitMemory() {
 	}
 }
 
-// limitThreads keeps a process for one client at one running thread: its goroutines wait
-// for each other, and each further thread that looks for work costs 0.1 ms at the start
-// (0.4 of 2.2 ms on a machine with two CPUs).
+// limitThreads keeps a process for one client at one running thread, in a build without
+// package entry, which does the same before the runtime starts.
 func limitThreads(clientLimit uint32) {
 	if clientLimit == 1 && runtime.GOMAXPROCS(0) > 1 {
 		runtime.GOMAXPROCS(1)

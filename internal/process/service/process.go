@@ -141,8 +141,7 @@ func (p *Process) runAtExit(fs []func()) {
 
 // Fatal logs a Fatal line and ends the process with status 89, clients or not.
 func (p *Process) Fatal(format string, args ...any) {
-	p.log().Fatal(format, args...)
-	os.Exit(masterproto.ExitFatal)
+	os.Exit(p.lastWords(format, args...))
 }
 
 // Clients returns how many are being served.

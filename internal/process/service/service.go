@@ -29,6 +29,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	dovelog "dovetail/internal/dovecot/log"
 	"dovetail/internal/dovecot/masterproto"
@@ -86,8 +87,7 @@ func run(prog Program, args, environ []string) int {
 	limitThreads(env.ClientLimit)
 	p := newProcess(prog, env)
 	if err != nil {
-		p.Log.Fatal("%v", err)
-		return masterproto.ExitFatal
+		return p.lastWords("%v", err)
 	}
 	ready := make(chan int, 1)
 	go func() { ready <- p.begin(args) }() // ends when the process is ready, or with it
@@ -111,12 +111,11 @@ func (p *Process) begin(args []string) (status int) {
 	defer func() {
 		if v := recover(); v != nil { // in Setup or Start
 			p.logPanic("at the start", v)
-			status = masterproto.ExitFatal
+			status = p.lastWords("the program has a bug")
 		}
 	}()
 	if err := p.start(args); err != nil {
-		p.log().Fatal("%v", err)
-		return masterproto.ExitFatal
+		return p.lastWords("%v", err)
 	}
 	return masterproto.ExitOK
 }
@@ -140,8 +139,8 @@ func newProcess(prog Program, env masterproto.Env) *Process {
 	prefix := prog.Name + ": "
 	var sink event.Sink = event.SinkFunc(plainStderr)
 	if env.LogService {
-		p.logPipe = dovelog.NewWriter(masterproto.LogFD, env.ServiceName+": ")
-		p.logPipe.SetPrefix(prefix)
+		p.logPipe = dovelog.NewWriter(masterproto.LogFD, "")
+		p.logPipe.SetPrefix(prefix) // also if it is the service's own, see lastWords
 		sink = p.logPipe
 	}
 	p.Log = event.New(sink, prefix, strings.TrimSpace(env.LogDebug) == "*")
@@ -190,6 +189,20 @@ func (p *Process) start(args []string) error {
 	}
 	return p.open()
 }
+
+// lastWords logs a Fatal line, makes sure that it gets out (see log.Writer.Nudge), and
+// returns the exit status that goes with it.
+func (p *Process) lastWords(format string, args ...any) int {
+	p.log().Fatal(format, args...)
+	if p.logPipe != nil {
+		time.Sleep(nudgeDelay)
+		p.logPipe.Nudge()
+	}
+	return masterproto.ExitFatal
+}
+
+// nudgeDelay is ample for the log service to have read what was written.
+const nudgeDelay = 50 * time.Millisecond
 
 // checkVersion warns of a master whose contract may be another one. Dovecot leaves its
 // version out with version_ignore = yes.

@@ -1,9 +1,7 @@
 package service_test
 
 import (
-	"bufio"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +17,7 @@ import (
 	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/process/service"
 	"dovetail/internal/testkit/echo"
+	"dovetail/internal/testkit/echoclient"
 	"dovetail/internal/testkit/fakemaster"
 )
 
@@ -46,90 +45,6 @@ func self(t *testing.T, args ...string) *fakemaster.Service {
 	return s
 }
 
-// A session is one client of the echo program.
-type session struct {
-	t    *testing.T
-	conn net.Conn
-	r    *bufio.Reader
-	PID  int // of the process that serves it
-}
-
-// connect waits for the greeting.
-func connect(t *testing.T, addr string) *session {
-	t.Helper()
-	s := dial(t, addr)
-	s.greeted()
-	return s
-}
-
-func dial(t *testing.T, addr string) *session {
-	t.Helper()
-	network := "tcp"
-	if strings.HasPrefix(addr, "/") {
-		network = "unix"
-	}
-	c, err := net.Dial(network, addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(fakemaster.Patience))
-	return &session{t: t, conn: c, r: bufio.NewReader(c)}
-}
-
-func (s *session) greeted() string {
-	s.t.Helper()
-	line := s.read()
-	f := strings.Fields(line)
-	if len(f) != 5 || f[0] != "220" {
-		s.t.Fatalf("greeting %q", line)
-	}
-	s.PID, _ = strconv.Atoi(f[1])
-	return strings.Join(f[2:], " ")
-}
-
-func (s *session) read() string {
-	s.t.Helper()
-	line, err := s.r.ReadString('\n')
-	if err != nil {
-		s.t.Fatalf("read: %q, %v", line, err)
-	}
-	return strings.TrimSuffix(line, "\r\n")
-}
-
-func (s *session) say(line string) {
-	s.t.Helper()
-	if _, err := s.conn.Write([]byte(line + "\r\n")); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func (s *session) want(line, reply string) {
-	s.t.Helper()
-	s.say(line)
-	if got := s.read(); got != reply {
-		s.t.Fatalf("%s: %q, want %q", line, got, reply)
-	}
-}
-
-// ends reads a last line, "" for none, and the end of the connection.
-func (s *session) ends(last string) {
-	s.t.Helper()
-	b, err := s.r.ReadString('\n')
-	if last == "" {
-		if b != "" {
-			s.t.Fatalf("%q, want the end", b)
-		}
-		return
-	}
-	if strings.TrimSuffix(b, "\r\n") != last {
-		s.t.Fatalf("%q, %v, want %q", b, err, last)
-	}
-	if b, err := s.r.ReadString('\n'); err == nil {
-		s.t.Fatalf("%q, want the end", b)
-	}
-}
-
 func tcpListener() masterproto.Listener { return masterproto.Listener{Name: "submission"} }
 
 // One process a client, as Dovecot ships it: ready, full, gone. The records are those
@@ -140,11 +55,11 @@ func TestOneClientAProcess(t *testing.T) {
 	addr := s.TCP(tcpListener())
 	c := s.Start()
 	c.AwaitCount(1)
-	x := connect(t, addr)
-	x.want("hello", "250 hello")
+	x := echoclient.Connect(t, addr)
+	x.Want("hello", "250 hello")
 	c.AwaitCount(0)
-	x.want("QUIT", "221 Bye")
-	x.ends("")
+	x.Want("QUIT", "221 Bye")
+	x.Ends("")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
@@ -163,17 +78,17 @@ func TestClientLimitAndServiceCount(t *testing.T) {
 	addr := s.TCP(tcpListener())
 	c := s.Start()
 	c.AwaitCount(2)
-	a := connect(t, addr)
+	a := echoclient.Connect(t, addr)
 	c.AwaitCount(1)
-	b := connect(t, addr)
+	b := echoclient.Connect(t, addr)
 	c.AwaitCount(0)
-	a.want("QUIT", "221 Bye") // left 2, active 1
+	a.Want("QUIT", "221 Bye") // left 2, active 1
 	c.AwaitCount(1)
-	d := connect(t, addr) // left 2, active 2
+	d := echoclient.Connect(t, addr) // left 2, active 2
 	c.AwaitCount(0)
-	b.want("QUIT", "221 Bye") // left 1, active 1
-	d.want("still here", "250 still here")
-	d.want("QUIT", "221 Bye")
+	b.Want("QUIT", "221 Bye") // left 1, active 1
+	d.Want("still here", "250 still here")
+	d.Want("QUIT", "221 Bye")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
@@ -186,13 +101,13 @@ func TestSlotsAreFreed(t *testing.T) {
 	addr := s.TCP(tcpListener())
 	c := s.Start()
 	for range 20 {
-		a := connect(t, addr)
-		b := dial(t, addr)
-		a.want("x", "250 x")
-		a.want("QUIT", "221 Bye")
-		b.greeted()
-		b.want("QUIT", "221 Bye")
-		b.ends("")
+		a := echoclient.Connect(t, addr)
+		b := echoclient.Dial(t, addr)
+		a.Want("x", "250 x")
+		a.Want("QUIT", "221 Bye")
+		b.Greeted()
+		b.Want("QUIT", "221 Bye")
+		b.Ends("")
 	}
 	c.AwaitCount(1)
 	if !c.Running() {
@@ -214,13 +129,13 @@ func TestSeveralListeners(t *testing.T) {
 	s.Start()
 	for range 5 {
 		for _, i := range []int{3, 1, 0, 2} {
-			x := dial(t, addrs[i])
+			x := echoclient.Dial(t, addrs[i])
 			want := []string{"submission - -", "submissions ssl -", "proxied - haproxy", "login-sock - -"}[i]
-			if got := x.greeted(); got != want {
+			if got := x.Greeted(); got != want {
 				t.Fatalf("came by %q, want %q", got, want)
 			}
-			x.want("QUIT", "221 Bye")
-			x.ends("")
+			x.Want("QUIT", "221 Bye")
+			x.Ends("")
 		}
 	}
 }
@@ -239,7 +154,7 @@ func TestFifoListener(t *testing.T) {
 	s.Add(f, masterproto.Listener{Name: "a-fifo"})
 	addr := s.TCP(tcpListener())
 	s.Start()
-	connect(t, addr).want("x", "250 x")
+	echoclient.Connect(t, addr).Want("x", "250 x")
 	s.AwaitLog("echo: Warning: listener a-fifo is a fifo")
 }
 
@@ -256,9 +171,9 @@ func TestProcessesShareListeners(t *testing.T) {
 		pids[c.PID] = true
 	}
 	for range 10 {
-		var all []*session
+		var all []*echoclient.Session
 		for range processes {
-			all = append(all, connect(t, addr))
+			all = append(all, echoclient.Connect(t, addr))
 		}
 		seen := map[int]bool{}
 		for _, x := range all {
@@ -266,7 +181,7 @@ func TestProcessesShareListeners(t *testing.T) {
 				t.Fatalf("process %d", x.PID)
 			}
 			seen[x.PID] = true
-			x.want("QUIT", "221 Bye")
+			x.Want("QUIT", "221 Bye")
 		}
 	}
 }
@@ -293,10 +208,10 @@ func TestDeadPipeBusy(t *testing.T) {
 	s.Env.ClientLimit = 3
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	x := connect(t, addr)
+	x := echoclient.Connect(t, addr)
 	s.Die()
 	c.AwaitNoListeners()
-	x.ends("421 4.3.2 Shutting down")
+	x.Ends("421 4.3.2 Shutting down")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
@@ -308,12 +223,12 @@ func TestDeadPipeWithoutShutdown(t *testing.T) {
 	s.Environ = []string{"SERVICE_TEST_DELAY=1ms"}
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	x := connect(t, addr)
+	x := echoclient.Connect(t, addr)
 	s.Die()
 	c.AwaitNoListeners()
 	time.Sleep(50 * time.Millisecond) // for what must not happen
-	x.want("still here", "250 still here")
-	x.want("QUIT", "221 Bye")
+	x.Want("still here", "250 still here")
+	x.Want("QUIT", "221 Bye")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
@@ -325,10 +240,10 @@ func TestKick(t *testing.T) {
 	s.Env.ClientLimit = 3
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	a, b := connect(t, addr), connect(t, addr)
+	a, b := echoclient.Connect(t, addr), echoclient.Connect(t, addr)
 	c.Signal(syscall.SIGTERM)
-	a.ends("421 4.3.2 Shutting down")
-	b.ends("421 4.3.2 Shutting down")
+	a.Ends("421 4.3.2 Shutting down")
+	b.Ends("421 4.3.2 Shutting down")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
@@ -342,10 +257,10 @@ func TestKickOfTheDeaf(t *testing.T) {
 	s := self(t)
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	x := connect(t, addr)
-	x.want("DEAF", "250 what?")
+	x := echoclient.Connect(t, addr)
+	x.Want("DEAF", "250 what?")
 	c.Signal(syscall.SIGTERM)
-	x.ends("")
+	x.Ends("")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
@@ -357,17 +272,17 @@ func TestIdleKill(t *testing.T) {
 	s := self(t)
 	addr := s.TCP(tcpListener())
 	busy := s.Start()
-	x := connect(t, addr)
+	x := echoclient.Connect(t, addr)
 	busy.Signal(syscall.SIGINT)
 	time.Sleep(50 * time.Millisecond) // for what must not happen
-	x.want("still here", "250 still here")
+	x.Want("still here", "250 still here")
 	idle := s.Start()
 	idle.AwaitCount(1)
 	idle.Signal(syscall.SIGINT)
 	if status := idle.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
-	x.want("still here", "250 still here")
+	x.Want("still here", "250 still here")
 }
 
 // SIGQUIT: the master goes away; clients stay.
@@ -375,11 +290,11 @@ func TestStop(t *testing.T) {
 	s := self(t)
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	x := connect(t, addr)
+	x := echoclient.Connect(t, addr)
 	c.Signal(syscall.SIGQUIT)
 	c.AwaitNoListeners()
-	x.want("still here", "250 still here")
-	x.want("QUIT", "221 Bye")
+	x.Want("still here", "250 still here")
+	x.Want("QUIT", "221 Bye")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
@@ -389,14 +304,14 @@ func TestHarmlessSignals(t *testing.T) {
 	s := self(t)
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	x := connect(t, addr)
+	x := echoclient.Connect(t, addr)
 	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM} {
 		c.Signal(sig)
 	}
-	x.want("still here", "250 still here")
-	x.want("QUIT", "221 Bye")
-	x.ends("")
-	connect(t, addr)
+	x.Want("still here", "250 still here")
+	x.Want("QUIT", "221 Bye")
+	x.Ends("")
+	echoclient.Connect(t, addr)
 }
 
 // Retire: no more clients, those that are there stay.
@@ -405,12 +320,12 @@ func TestRetire(t *testing.T) {
 	s.Env.ClientLimit = 3
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	x := connect(t, addr)
-	x.want("RETIRE", "250 retired")
+	x := echoclient.Connect(t, addr)
+	x.Want("RETIRE", "250 retired")
 	c.AwaitNoListeners()
 	c.AwaitCount(0)
-	x.want("still here", "250 still here")
-	x.want("QUIT", "221 Bye")
+	x.Want("still here", "250 still here")
+	x.Want("QUIT", "221 Bye")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
@@ -424,26 +339,26 @@ func TestQueueFull(t *testing.T) {
 	s.Env.ClientLimit = 3
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	spared := connect(t, addr)
-	spared.want("HOLD", "250 held")
-	oldest, newer := connect(t, addr), connect(t, addr)
+	spared := echoclient.Connect(t, addr)
+	spared.Want("HOLD", "250 held")
+	oldest, newer := echoclient.Connect(t, addr), echoclient.Connect(t, addr)
 	c.AwaitCount(0)
-	waits := dial(t, addr)
-	newer.want("nothing happens without the flag", "250 nothing happens without the flag")
+	waits := echoclient.Dial(t, addr)
+	newer.Want("nothing happens without the flag", "250 nothing happens without the flag")
 	s.SetFull(true, c)
-	oldest.ends("421 4.0.0 Connection queue full")
-	waits.greeted()
-	newer.want("x", "250 x")
-	spared.want("x", "250 x")
-	again := dial(t, addr)
-	newer.ends("421 4.0.0 Connection queue full")
-	again.greeted()
+	oldest.Ends("421 4.0.0 Connection queue full")
+	waits.Greeted()
+	newer.Want("x", "250 x")
+	spared.Want("x", "250 x")
+	again := echoclient.Dial(t, addr)
+	newer.Ends("421 4.0.0 Connection queue full")
+	again.Greeted()
 	s.SetFull(false, c)
-	patient := dial(t, addr)
-	waits.want("x", "250 x")
-	waits.want("QUIT", "221 Bye")
-	patient.greeted()
-	again.want("x", "250 x")
+	patient := echoclient.Dial(t, addr)
+	waits.Want("x", "250 x")
+	waits.Want("QUIT", "221 Bye")
+	patient.Greeted()
+	again.Want("x", "250 x")
 }
 
 // With one client a process the drop comes after a moment, and the process makes way for
@@ -456,14 +371,14 @@ func TestQueueFullOneClientAProcess(t *testing.T) {
 	c := s.Start()
 	c.AwaitCount(1)
 	s.SetFull(true)
-	x := connect(t, addr)
-	waits := dial(t, addr)
-	x.ends("421 4.0.0 Connection queue full")
+	x := echoclient.Connect(t, addr)
+	waits := echoclient.Dial(t, addr)
+	x.Ends("421 4.0.0 Connection queue full")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
 	s.Start()
-	waits.greeted()
+	waits.Greeted()
 }
 
 // A panic in one session: 421 there, its stack in the log, the others go on, and the
@@ -475,12 +390,12 @@ func TestPanic(t *testing.T) {
 			s.Env.ClientLimit = 3
 			addr := s.TCP(tcpListener())
 			c := s.Start()
-			a, b := connect(t, addr), connect(t, addr)
-			a.say(verb)
-			a.ends("421 4.3.0 A bug")
+			a, b := echoclient.Connect(t, addr), echoclient.Connect(t, addr)
+			a.Say(verb)
+			a.Ends("421 4.3.0 A bug")
 			c.AwaitNoListeners()
-			b.want("still here", "250 still here")
-			b.want("QUIT", "221 Bye")
+			b.Want("still here", "250 still here")
+			b.Want("QUIT", "221 Bye")
 			if status := c.AwaitExit(); status != 0 {
 				t.Errorf("exit status %d", status)
 			}
@@ -563,14 +478,14 @@ func TestStatusPipeIsFull(t *testing.T) {
 	s.PauseStatus()
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	x := connect(t, addr) // the process does not wait for its first record
-	x.want("x", "250 x")
+	x := echoclient.Connect(t, addr) // the process does not wait for its first record
+	x.Want("x", "250 x")
 	if r := c.Records(); len(r) != 0 {
 		t.Errorf("records %v", r)
 	}
 	s.ResumeStatus()
 	c.AwaitCount(0)
-	x.want("QUIT", "221 Bye")
+	x.Want("QUIT", "221 Bye")
 	c.AwaitCount(1)
 }
 
@@ -581,10 +496,10 @@ func TestStatusPipeIsBroken(t *testing.T) {
 	c := s.Start()
 	c.AwaitCount(1)
 	s.CloseStatus()
-	x := connect(t, addr)
+	x := echoclient.Connect(t, addr)
 	c.AwaitNoListeners()
-	x.want("still here", "250 still here")
-	x.want("QUIT", "221 Bye")
+	x.Want("still here", "250 still here")
+	x.Want("QUIT", "221 Bye")
 	if status := c.AwaitExit(); status != 0 {
 		t.Errorf("exit status %d", status)
 	}
@@ -602,16 +517,16 @@ func TestNoDescriptorsLeft(t *testing.T) {
 	if err := unix.Prlimit(c.PID, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 24, Max: 1024}, &limit); err != nil {
 		t.Fatal(err)
 	}
-	first := connect(t, addr)
+	first := echoclient.Connect(t, addr)
 	for range 24 {
-		dial(t, addr)
+		echoclient.Dial(t, addr)
 	}
 	s.AwaitLog("too many open files (")
-	first.want("x", "250 x")
+	first.Want("x", "250 x")
 	if err := unix.Prlimit(c.PID, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1024, Max: 1024}, nil); err != nil {
 		t.Fatal(err)
 	}
-	connect(t, addr).want("x", "250 x")
+	echoclient.Connect(t, addr).Want("x", "250 x")
 }
 
 // What the process executes has none of the master's descriptors.
@@ -620,10 +535,10 @@ func TestDescriptorsAreNotInherited(t *testing.T) {
 	s.Login = true
 	addr := s.TCP(tcpListener())
 	s.Start()
-	x := connect(t, addr)
+	x := echoclient.Connect(t, addr)
 	// 0, 1 and 2 are exec's; 3 is the shell's for the directory it expands.
-	x.say("EXEC cd /proc/self/fd && echo *")
-	got := x.read()
+	x.Say("EXEC cd /proc/self/fd && echo *")
+	got := x.Read()
 	if got != "250 0 1 2 3 <nil>" {
 		t.Errorf("open in a child: %s", got)
 	}
@@ -633,14 +548,14 @@ func TestTitle(t *testing.T) {
 	s := self(t)
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	x := connect(t, addr)
+	x := echoclient.Connect(t, addr)
 	name := c.Cmdline()
 	if !strings.HasPrefix(name, "dovecot/") {
 		t.Fatal(name)
 	}
 	for _, text := range []string{"127.0.0.1", "1 clients, 0 of them with TLS, and some more that is longer than the command line", "x", ""} {
-		x.say("TITLE " + text)
-		x.read()
+		x.Say("TITLE " + text)
+		x.Read()
 		want := name + " [" + text + "]"
 		if text == "" {
 			want = name
@@ -650,12 +565,12 @@ func TestTitle(t *testing.T) {
 		}
 	}
 	long := strings.Repeat("y", 8000)
-	x.say("TITLE " + long)
-	x.read()
+	x.Say("TITLE " + long)
+	x.Read()
 	if got := c.Cmdline(); !strings.HasPrefix(got, name+" [yyy") {
 		t.Errorf("long title %q", got)
 	}
-	x.want("EXEC echo $CONFIG_FILE$SERVICE_NAME", "250 echo <nil>") // the environment is a copy
+	x.Want("EXEC echo $CONFIG_FILE$SERVICE_NAME", "250 echo <nil>") // the environment is a copy
 }
 
 // A version of the master that this program does not know is warned of once.
@@ -712,7 +627,7 @@ func TestFatal(t *testing.T) {
 	s := self(t)
 	addr := s.TCP(tcpListener())
 	c := s.Start()
-	connect(t, addr).say("FATAL")
+	echoclient.Connect(t, addr).Say("FATAL")
 	if status := c.AwaitExit(); status != 89 {
 		t.Errorf("exit status %d", status)
 	}
