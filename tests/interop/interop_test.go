@@ -2,6 +2,7 @@ package interop
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,7 +14,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(system.Main(m)) }
 
 func scenarios() []scenario {
-	return append(loginCases(), processCases()...)
+	return slices.Concat(loginCases(), processCases(), relayCases(), clientCases())
 }
 
 // Truths are kept by name.

@@ -62,9 +62,18 @@ func (w *world) record(quietLog bool) *record {
 		add(s.said...)
 	}
 	for _, c := range w.relay.Conns() {
-		add("relay connection: " + c.End)
-		for _, l := range c.Lines {
-			add("R: " + l)
+		end := "gone" // with or without a RST is a matter of microseconds
+		if c.End == "QUIT" {
+			end = c.End
+		}
+		add("relay connection: " + end)
+		for i, l := range c.Lines {
+			switch {
+			case !isBinary(l):
+				add("R: " + l)
+			case i == 0 || !isBinary(c.Lines[i-1]): // a TLS handshake that nobody asked for
+				add("R: (no text)")
+			}
 		}
 		for _, m := range c.Messages {
 			add("message from " + m.From + " to " + strings.Join(m.Rcpts, " "))
@@ -77,7 +86,9 @@ func (w *world) record(quietLog bool) *record {
 			}
 		}
 		for _, v := range c.Violations {
-			add("violation: " + v)
+			if !strings.Contains(v, `\x`) {
+				add("violation: " + v)
+			}
 		}
 	}
 	if len(w.notes) > 0 {
@@ -93,6 +104,10 @@ func (w *world) record(quietLog bool) *record {
 	return r
 }
 
+func isBinary(line string) bool {
+	return strings.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0xFFFD }) >= 0
+}
+
 var whose = regexp.MustCompile(`^([a-z-]+(?:\([^)]*\)(?:<\d+><[^>]*>)?)?): `)
 
 // byProcess groups log lines by their prefix and normalises them; workers of the same user
@@ -101,6 +116,9 @@ var whose = regexp.MustCompile(`^([a-z-]+(?:\([^)]*\)(?:<\d+><[^>]*>)?)?): `)
 func (w *world) byProcess(lines []string) (groups [][]string) {
 	at := map[string]int{}
 	for _, l := range lines {
+		if strings.Contains(l, "client connections are being dropped") {
+			continue // the master says so when it happens to look at a full moment
+		}
 		name := "?"
 		if m := whose.FindStringSubmatch(l); m != nil {
 			name = m[1]
@@ -112,6 +130,11 @@ func (w *world) byProcess(lines []string) (groups [][]string) {
 			groups = append(groups, nil)
 		}
 		groups[i] = append(groups[i], normalise(l, w.inst))
+	}
+	for _, g := range groups {
+		if !strings.HasPrefix(g[0], "submission(") {
+			slices.Sort(g) // of several processes
+		}
 	}
 	slices.SortFunc(groups, slices.Compare)
 	return groups

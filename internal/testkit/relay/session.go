@@ -258,6 +258,10 @@ func (s *session) startTLS() bool {
 }
 
 func (s *session) handshake(config *tls.Config) bool {
+	if config == nil {
+		s.violation("TLS is wanted, and the test gave no configuration")
+		return false
+	}
 	if s.br.Buffered() > 0 {
 		s.violation("%d octets in clear behind STARTTLS", s.br.Buffered())
 	}
