@@ -58,6 +58,7 @@ func TestAnvilPenalty(t *testing.T) {
 	}
 	stop()
 	a := p.(*anvilPenalty)
+	<-a.client.Done()
 	for range 3 {
 		a.mu.Lock()
 		a.tried = time.Time{} // long ago
