@@ -114,6 +114,9 @@ func TestOutgoing(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.what, got, c.err)
 		}
 	}
+	if c, _, err := Client(settings.SSL{CA: string(ca.Cert), CipherList: defaultCiphers, MinProtocol: "TLSv1.2"}, "mx.example", true); err != nil || connect(t, good, c) != nil {
+		t.Errorf("Client: %v", err)
+	}
 	for _, cert := range []tls.Certificate{good, expired, self.TLS()} {
 		if err := connect(t, cert, byDir.To("any.example", false)); err != nil {
 			t.Errorf("any-cert: %v", err)

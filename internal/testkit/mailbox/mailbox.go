@@ -78,11 +78,11 @@ func (a Account) Fetch(t testing.TB, mailbox string, uid uint32, section imap.Fe
 func (a Account) Mint(t testing.TB, rump string) string {
 	t.Helper()
 	answer := a.Raw(t, `GENURLAUTH "`+rump+`" INTERNAL`)
-	_, answer, ok := strings.Cut(answer, "* GENURLAUTH ")
+	_, url, ok := strings.Cut(answer, "* GENURLAUTH ")
 	if !ok {
 		t.Fatalf("no URL for %s: %s", rump, answer)
 	}
-	line, _, _ := strings.Cut(answer, "\r\n")
+	line, _, _ := strings.Cut(url, "\r\n")
 	return strings.Trim(line, `"`)
 }
 

@@ -1,0 +1,169 @@
+package urlauth
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"syscall"
+
+	"dovetail/internal/dovecot/authclient"
+	"dovetail/internal/dovecot/handoff"
+	"dovetail/internal/imap"
+)
+
+// Names of the sockets below base_dir.
+const (
+	tokenSocket   = "token-login/tokenlogin"   // of the auth service, for logins with a token
+	urlauthSocket = "token-login/imap-urlauth" // where imap-urlauth-login hands its logins over
+	imapSocket    = "login/imap"               // where imap-login does
+)
+
+// ErrUnavailable: the service is not there, as the configuration has it.
+var ErrUnavailable = errors.New("service is not available")
+
+// Sockets are handles of sockets that nobody but root can reach by their names. They are
+// opened, not connected, while the process is root; what they lead to is reached later
+// through /proc/self/fd. After a reload of Dovecot they lead nowhere any more, as does a
+// login from before.
+type Sockets struct {
+	token, urlauth, imap *handle
+}
+
+// Open takes hold of the sockets below base, as root. Those that are not there make what
+// needs them ErrUnavailable: it is no error that imap is not in protocols.
+func Open(base string) (*Sockets, error) {
+	s := &Sockets{}
+	for _, f := range []struct {
+		to   **handle
+		name string
+	}{{&s.token, tokenSocket}, {&s.urlauth, urlauthSocket}, {&s.imap, imapSocket}} {
+		h, err := openHandle(base + "/" + f.name)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			s.Close()
+			return nil, err
+		}
+		*f.to = h
+	}
+	return s, nil
+}
+
+// Close lets go of the sockets.
+func (s *Sockets) Close() {
+	for _, h := range []*handle{s.token, s.urlauth, s.imap} {
+		if h != nil {
+			_ = syscall.Close(h.fd)
+		}
+	}
+	*s = Sockets{}
+}
+
+// HasURLAuth says whether URLAuth may work, and HasIMAP whether IMAP may.
+func (s *Sockets) HasURLAuth() bool { return s.token != nil && s.urlauth != nil }
+
+// HasIMAP: see HasURLAuth.
+func (s *Sockets) HasIMAP() bool { return s.token != nil && s.imap != nil }
+
+// A handle is a descriptor that was opened with O_PATH.
+type handle struct{ fd int }
+
+const oPath = 0x200000 // O_PATH of linux
+
+func openHandle(path string) (*handle, error) {
+	fd, err := syscall.Open(path, oPath|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &handle{fd}, nil
+}
+
+func (h *handle) path() string { return "/proc/self/fd/" + strconv.Itoa(h.fd) }
+
+// URLAuth opens a session with the imap-urlauth service in the way of clause P7.11. The
+// process must have the user's uid, by which the service knows him.
+func (s *Sockets) URLAuth(ctx context.Context, l Login) (*Conn, error) {
+	if !s.HasURLAuth() {
+		return nil, fmt.Errorf("imap-urlauth: %w", ErrUnavailable)
+	}
+	nc, err := s.login(ctx, l, "imap-urlauth", s.urlauth, nil)
+	if err != nil {
+		return nil, err
+	}
+	c := newConn(nc, Timeout)
+	defer c.nc.Bind(ctx)()
+	reply, err := c.readLine()
+	return c.begun(reply, err)
+}
+
+// imapTag is the tag of the command that the imap service answers when it has taken over.
+const imapTag = "login"
+
+// IMAP opens an IMAP session as the user in the way of clause P7.12.
+func (s *Sockets) IMAP(ctx context.Context, l Login) (*imap.Conn, error) {
+	if !s.HasIMAP() {
+		return nil, fmt.Errorf("imap: %w", ErrUnavailable)
+	}
+	// The payload is what imap-login sends: whether the client ignores the capabilities in
+	// the answer, the tag of the answer, and what the client has said meanwhile.
+	nc, err := s.login(ctx, l, "imap", s.imap, []byte("0"+imapTag+"\x00"))
+	if err != nil {
+		return nil, err
+	}
+	return imap.Resume(ctx, nc, imapTag, imap.Options{Timeout: Timeout})
+}
+
+// login logs in at a service with the token, and hands one end of a connection over to it.
+// It returns the other.
+func (s *Sockets) login(ctx context.Context, l Login, service string, to *handle, payload []byte) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	auth, err := authclient.Dial(ctx, s.token.path(), uint32(l.PID))
+	if err != nil {
+		return nil, fmt.Errorf("auth service, for tokens: %w", err)
+	}
+	// The login is good as long as this connection, until the service has claimed it.
+	defer auth.Close()
+	response := fmt.Appendf(nil, "submission\x00%d\x00%s\x00%s\x00%s", l.PID, l.User, l.Session, l.Token)
+	ex, err := auth.Begin(&authclient.Request{
+		Mechanism: "DOVECOT-TOKEN", Service: service, NoPenalty: true, Secured: authclient.SecuredTrusted, ValidClientCert: true, Session: l.Session,
+		HasInitial: true, Initial: base64.StdEncoding.AppendEncode(nil, response),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("auth service, for tokens: %w", err)
+	}
+	defer ex.Close()
+	reply, err := ex.Next(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("auth service, for tokens: %w", err)
+	}
+	user, _ := reply.Fields().Get("user")
+	code, _ := reply.Fields().Get("code")
+	switch {
+	case reply.Kind != authclient.OK && code == authclient.CodeTempFail:
+		return nil, errors.New("auth service, for tokens: temporary failure")
+	case reply.Kind != authclient.OK:
+		return nil, ErrDenied
+	case user != l.User:
+		return nil, fmt.Errorf("auth service, for tokens: it knows user %q as %q", l.User, user)
+	}
+	near, far, err := handoff.SocketPair()
+	if err != nil {
+		return nil, err
+	}
+	_, err = handoff.Send(ctx, to.path(), handoff.Request{
+		AuthPID: auth.SPID(), AuthID: ex.ID(), ClientPID: uint32(l.PID), Cookie: handoff.Cookie(auth.Cookie()),
+		Flags: handoff.Secured, Session: l.Session, Payload: payload,
+	}, far)
+	far.Close()
+	if err == nil || errors.Is(err, handoff.ErrRefused) {
+		ex.HandedOver()
+	}
+	if err != nil {
+		near.Close()
+		return nil, fmt.Errorf("%s service: %w", service, err)
+	}
+	return near, nil
+}
