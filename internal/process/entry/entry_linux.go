@@ -2,6 +2,8 @@
 
 package entry
 
+//lint:file-ignore U1000 the assembly reads these
+
 // oneThread goes into the environment of a process for one client.
 var oneThread = "GOMAXPROCS=1\x00"
 

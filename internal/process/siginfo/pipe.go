@@ -17,6 +17,8 @@ import (
 //	0 4 signal  4 4 si_code  8 4 si_pid  12 4 si_uid
 //
 // It is set before the handler is installed, and constant then.
+//
+//lint:ignore U1000 the assembly reads it
 var pipeFD uint32
 
 const recordSize = 16
