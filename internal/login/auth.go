@@ -296,17 +296,17 @@ func (se *session) succeeded(cmd *server.Command, ex *authclient.Exchange, pendi
 		return otherwise
 	}
 	switch {
+	case f.Has("anonymous"):
+		se.refused(cmd, refuseAnonymous)
+		return nil
+	case f.Has("proxy"): // before nologin, which is for servers that do not proxy
+		return se.proxy(cmd, pending)
 	case f.Has("nologin") && f.Has("host"):
 		se.refused(cmd, refusal{smtp.NewReply(535, "5.7.8", or("Try this server instead.")), failNologin, "Login is at another server"})
 		return nil
 	case f.Has("nologin"):
 		se.refused(cmd, refusal{smtp.NewReply(525, "5.7.13", or("Login disabled for this user")), failNologin, "Login disabled for this user"})
 		return nil
-	case f.Has("anonymous"):
-		se.refused(cmd, refuseAnonymous)
-		return nil
-	case f.Has("proxy"):
-		return se.proxy(cmd)
 	}
 	if err := se.limit(); err != nil {
 		return err

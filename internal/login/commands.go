@@ -96,7 +96,7 @@ func (se *session) setHelo(args string, esmtp bool) {
 	if !ok {
 		name = ""
 	}
-	se.helo, se.esmtp = name, esmtp
+	se.helo, se.greeted, se.esmtp = name, true, esmtp
 }
 
 // capabilities are the lines of the EHLO reply (clause S2.3). BURL is not among them: it
@@ -104,7 +104,7 @@ func (se *session) setHelo(args string, esmtp bool) {
 func (se *session) capabilities() []string {
 	v := se.view
 	listed := func(c smtp.Cap) bool { return v.caps&c != 0 }
-	shown := func(c smtp.Cap) bool { return !v.exotic || listed(c) }
+	shown := se.promises
 	size := "SIZE"
 	if n := v.set.SubmissionMaxMailSize; n > 0 {
 		size += " " + strconv.FormatUint(n, 10)
@@ -137,6 +137,10 @@ func (se *session) capabilities() []string {
 	}
 	return lines
 }
+
+// promises says whether clients are told, before the login, of an extension that the worker
+// always has.
+func (se *session) promises(c smtp.Cap) bool { return !se.view.exotic || se.view.caps&c != 0 }
 
 // mechanisms are those that are announced (clause S2.8).
 func (se *session) mechanisms() []string {

@@ -13,8 +13,6 @@ import (
 // clientEnd is the client's side of what is passed on.
 func (se *session) clientEnd() splice.End { return splice.End{Conn: se.c.Conn(), Sock: se.sock} }
 
-func netConn(c *net.TCPConn) net.Conn { return c }
-
 // plainError is what the system says, without Go's words around it.
 func plainError(err error) string {
 	var errno syscall.Errno

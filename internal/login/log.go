@@ -231,7 +231,7 @@ func (l sessionLog) disconnected() {
 		return
 	}
 	se.mu.Lock()
-	reason := se.reason
+	reason, bare := se.reason, se.bare
 	se.mu.Unlock()
 	if reason == "" {
 		reason = "Connection closed"
@@ -242,7 +242,13 @@ func (l sessionLog) disconnected() {
 	if !se.noExtra {
 		reason += " " + l.extra()
 	}
-	l.line("Disconnected: " + reason)
+	if !bare {
+		reason = "Disconnected: " + reason
+	}
+	if se.passing != nil { // it was being logged in at a backend
+		reason = se.proxyName() + reason
+	}
+	l.line(reason)
 }
 
 // extra says what the client tried, the first that applies (clause S10.3).

@@ -5,44 +5,38 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
-	"os"
+	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 
-	"dovetail/internal/dovecot/ipc"
+	"dovetail/internal/dovecot/dns"
 	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/login/proxy"
+	"dovetail/internal/rawlog"
 	"dovetail/internal/smtp"
 	"dovetail/internal/smtp/server"
-	"dovetail/internal/splice"
 )
 
 const (
 	reconnectWait = time.Second             // between two attempts (clause S9.9)
 	reconnectMin  = 1100 * time.Millisecond // of the timeout must be left for another one
 	startTTL      = 5                       // of a client that brings none (clause S9.2)
-	idleAtEnd     = 2 * time.Second         // at a shutdown: a proxied session so quiet is cut
+	connectMost   = 5 * time.Second         // for an address, when there is another one to try
 
 	unavailable = "Account is temporarily unavailable."
+
+	dnsClient = "dns-client" // socket of the resolver, relative to the chroot
 )
 
-// proxied is a session that is passed on to a backend.
-type proxied struct {
-	target *proxy.Target
-	sent   uint64 // to the backend, before octets were passed
-	stream *splice.Stream
-
-	mu    sync.Mutex
-	ended string // guarded by mu: why this process ended it
-}
-
-// proxy logs the client in at the backend that the passdb names (clause S9).
-func (se *session) proxy(cmd *server.Command) error {
+// proxy logs the client in at the backend that the passdb names (clause S9). pending is
+// what the backend hears before what the client sent behind cmd; if there is any, cmd is
+// part of it and gets no reply of its own.
+func (se *session) proxy(cmd *server.Command, pending string) error {
 	t, err := proxy.Parse(se.auth.fields, se.auth.user, se.view.set.ProxyTimeout)
-	if err == nil && t.Addr == se.realLocal && t.DestUser == se.auth.user && t.Master == "" {
+	se.auth.fields = withoutSecrets(se.auth.fields) // log formats can show fields
+	if err == nil && se.loops(&t) {
 		err = errors.New("Proxying loops to itself") //lint:ignore ST1005 Dovecot's words
 	}
 	if err != nil {
@@ -51,25 +45,32 @@ func (se *session) proxy(cmd *server.Command) error {
 		return nil
 	}
 	se.setPhase(finishing)
-	began := time.Now()
-	b, reconnects, err := se.dialBackend(&t, began)
+	p := &proxied{target: &t, addr: t.Addrs[0], began: time.Now()}
+	se.passing = p
+	se.s.register(se)
+	b, err := se.dialBackend(p)
+	t.Password = ""
 	if err == nil {
-		return se.proxyStart(cmd, &t, b, time.Since(began), reconnects)
+		return se.proxyStart(cmd, p, b, pending)
 	}
+	se.s.unregister(p)
+	p.rawlog.Close()
 	var f *proxy.Failure
 	if !errors.As(err, &f) {
 		return errClosed // the session has been ended meanwhile
 	}
+	defer func() { se.passing = nil }()
 	if !f.IsAuth() {
-		se.log.error(se.proxyName(&t) + ": " + f.After(time.Since(began), reconnects))
+		se.log.error(se.proxyName() + f.After(time.Since(p.began), p.reconnects))
 		se.refused(cmd, refuseUnavailable)
 		return nil
 	}
 	if se.view.set.AuthVerbose {
-		se.log.line(se.proxyName(&t) + ": Login failed: " + f.Text)
+		se.log.line(se.proxyName() + "Login failed" + p.who() + ": " + f.Text)
 	}
 	se.auth.proxyFailed = true
 	if f.Reply.Code == 421 {
+		se.passing = nil
 		se.end("Server closed the connection: "+f.Reply.String(), f.Reply)
 		return errClosed
 	}
@@ -79,59 +80,126 @@ func (se *session) proxy(cmd *server.Command) error {
 
 var refuseUnavailable = refusal{smtp.NewReply(454, "4.7.0", unavailable), failNone, unavailable}
 
-func (se *session) proxyName(t *proxy.Target) string {
-	return fmt.Sprintf("proxy(%s,%s)", sanitise(se.auth.user), t.Addr)
+// withoutSecrets leaves out what nobody needs after proxy.Parse.
+func withoutSecrets(fields tabline.Fields) tabline.Fields {
+	return slices.DeleteFunc(slices.Clone(fields), func(f tabline.Field) bool { return f.Key == "pass" })
 }
 
-// dialBackend tries until it works, cannot work, or the time is over.
-func (se *session) dialBackend(t *proxy.Target, began time.Time) (b *proxy.Backend, reconnects int, err error) {
+// loops says whether the backend would be ourselves, with the same user.
+func (se *session) loops(t *proxy.Target) bool {
+	return t.DestUser == se.auth.user && (slices.Contains(t.Addrs, se.local) || slices.Contains(t.Addrs, se.realLocal))
+}
+
+// proxyName begins the log lines about a proxied session: "proxy(user,ip:port): ".
+func (se *session) proxyName() string {
+	addr := se.passing.at()
+	return fmt.Sprintf("proxy(%s,%s:%d): ", sanitise(se.auth.user), addr.Addr(), addr.Port())
+}
+
+// dialBackend tries until it works, cannot work, or the time is over. Each attempt goes
+// through the host's addresses, those that failed last coming last.
+func (se *session) dialBackend(p *proxied) (b *proxy.Backend, err error) {
+	t := p.target
 	ttl := uint32(startTTL)
 	if se.xclient.HasTTL {
 		ttl = se.xclient.TTL
 	}
 	if ttl <= 1 {
-		return nil, 0, &proxy.Failure{Text: "Aborting due to remote server: TTL reached zero - proxies appear to be looping?"}
+		return nil, &proxy.Failure{Text: "Aborting due to remote server: TTL reached zero - proxies appear to be looping?"}
 	}
-	p := se.s
-	offer := &proxy.Offer{Hostname: se.view.hostname, Attrs: se.offered(t, ttl-1), Outgoing: p.outgoing, Source: t.SourceIP}
-	ctx, cancel := context.WithDeadline(se.ctx, began.Add(t.Timeout))
+	offer := se.offer(p, ttl-1)
+	ctx, cancel := context.WithDeadline(se.ctx, p.began.Add(t.Timeout))
 	defer cancel()
 	stop := se.c.Watch(func() { se.end("Connection closed", smtp.Reply{}) })
 	defer stop()
 	for {
-		if !t.SourceIP.IsValid() {
-			offer.Source = p.hosts.Source(se.view.sources)
+		addrs := se.s.hosts.Order(t.Addrs)
+		for i, addr := range addrs {
+			b, err = se.dialAddr(ctx, p, offer, addr, len(addrs)-i-1)
+			if i == len(addrs)-1 || !triesOn(err) {
+				break
+			}
+			se.s.log.Debug("%s%v - trying the next address", se.proxyName(), err)
 		}
-		down, done := p.hosts.Begin(t.Addr, t.DownAfter)
-		if down {
-			done(false)
-			return nil, reconnects, &proxy.Failure{Text: "Host is down"}
+		if !triesOn(err) || errors.Is(err, errDown) || p.reconnects >= int(se.view.set.ProxyMaxReconnects) ||
+			time.Until(p.began.Add(t.Timeout)) < reconnectMin {
+			return b, err
 		}
-		b, err = proxy.Dial(ctx, t, offer)
-		var f *proxy.Failure
-		isFailure := errors.As(err, &f)
-		done(err == nil || isFailure && f.IsAuth())
-		if !isFailure || !f.Retry || reconnects >= int(se.view.set.ProxyMaxReconnects) ||
-			time.Until(began.Add(t.Timeout)) < reconnectMin {
-			return b, reconnects, err
-		}
-		se.s.log.Debug("%s: %s - reconnecting (attempt #%d)", se.proxyName(t), f.After(time.Since(began), reconnects), reconnects+1)
+		se.s.log.Debug("%s%v - reconnecting (attempt #%d)", se.proxyName(), err, p.reconnects+1)
 		select {
 		case <-time.After(reconnectWait):
 		case <-ctx.Done():
-			return nil, reconnects, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
-		reconnects++
+		p.reconnects++
 	}
 }
 
-// offered is what the backend may be told in XCLIENT, in Dovecot's order (clause S9.2).
-func (se *session) offered(t *proxy.Target, ttl uint32) []smtp.XclientAttr {
-	helo, proto := se.helo, "SMTP"
-	if helo == "" {
-		helo = "[UNAVAILABLE]"
+// errDown is the failure of a host that is not tried at all.
+var errDown = &proxy.Failure{Text: "Host is down", Retry: true}
+
+// triesOn says whether another attempt, or another address, may do better.
+func triesOn(err error) bool {
+	var f *proxy.Failure
+	return errors.As(err, &f) && f.Retry
+}
+
+// dialAddr makes one attempt at one address; others is how many addresses come behind it,
+// for which some of the time is left.
+func (se *session) dialAddr(ctx context.Context, p *proxied, offer *proxy.Offer, addr netip.AddrPort, others int) (*proxy.Backend, error) {
+	p.move(addr)
+	p.source = p.target.SourceIP
+	if !p.source.IsValid() {
+		p.source = se.s.hosts.Source(sameFamily(se.view.sources, addr.Addr()))
 	}
-	if se.esmtp {
+	offer.Source = p.source
+	login := se.s.hosts.Begin(addr, p.target.DownAfter)
+	if login.Down {
+		login.Failed()
+		return nil, errDown
+	}
+	var most time.Duration // to connect
+	if others > 0 {
+		end, _ := ctx.Deadline()
+		share := time.Until(end) / time.Duration(others+1)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, share)
+		defer cancel()
+		most = min(share, connectMost)
+	}
+	b, err := proxy.Dial(ctx, addr, p.target, offer, most)
+	var f *proxy.Failure
+	switch {
+	case err == nil:
+		p.host = login
+		return b, nil
+	case !errors.As(err, &f):
+		login.GaveUp()
+	case f.IsAuth():
+		login.Answered()
+	default:
+		login.Failed()
+	}
+	p.rawlog.Close()
+	p.rawlog = nil
+	return nil, err
+}
+
+// sameFamily leaves out the addresses from which addr cannot be reached.
+func sameFamily(sources []netip.Addr, addr netip.Addr) (usable []netip.Addr) {
+	for _, s := range sources {
+		if s.Is4() == addr.Is4() {
+			usable = append(usable, s)
+		}
+	}
+	return usable
+}
+
+// offer is what the backend may be told, its attributes in Dovecot's order (clause S9.2).
+func (se *session) offer(p *proxied, ttl uint32) *proxy.Offer {
+	t := p.target
+	helo, proto := se.helo, "SMTP"
+	if se.esmtp || !se.greeted {
 		proto = "ESMTP"
 	}
 	if se.xclient.Helo != "" {
@@ -140,15 +208,30 @@ func (se *session) offered(t *proxy.Target, ttl uint32) []smtp.XclientAttr {
 	if se.xclient.Proto != "" {
 		proto = se.xclient.Proto
 	}
-	attrs := []smtp.XclientAttr{{Name: "HELO", Value: helo}, {Name: "PROTO", Value: proto}}
-	if t.NoAuth {
-		attrs = append(attrs, smtp.XclientAttr{Name: "LOGIN", Value: t.DestUser})
+	o := &proxy.Offer{Hostname: se.view.hostname, Helo: helo, Esmtp: proto != "SMTP", Outgoing: se.s.outgoing}
+	if helo == "" {
+		helo = "[UNAVAILABLE]"
 	}
-	attrs = append(attrs,
-		smtp.XclientAttr{Name: "TTL", Value: strconv.FormatUint(uint64(ttl), 10)},
-		smtp.XclientAttr{Name: "PORT", Value: strconv.Itoa(int(se.remote.Port()))},
-		smtp.XclientAttr{Name: "ADDR", Value: smtp.XclientAddr(se.remote.Addr())},
-		smtp.XclientAttr{Name: "SESSION", Value: se.id})
+	add := func(name, value string) { o.Attrs = append(o.Attrs, smtp.XclientAttr{Name: name, Value: value}) }
+	add("HELO", helo)
+	add("PROTO", proto)
+	if t.NoAuth {
+		add("LOGIN", t.DestUser)
+	}
+	add("TTL", strconv.FormatUint(uint64(ttl), 10))
+	add("PORT", strconv.Itoa(int(se.remote.Port())))
+	add("ADDR", smtp.XclientAddr(se.remote.Addr()))
+	add("DESTPORT", strconv.Itoa(int(se.local.Port())))
+	add("DESTADDR", smtp.XclientAddr(se.local.Addr()))
+	add("SESSION", se.id)
+	if se.tls != nil || se.proxiedTLS {
+		add("CLIENT-TRANSPORT", "TLS")
+	} else {
+		add("CLIENT-TRANSPORT", "insecure")
+	}
+	if se.localName != "" {
+		add("DESTNAME", se.localName)
+	}
 	if len(t.Forward) > 0 {
 		var b []byte
 		for i, f := range t.Forward {
@@ -157,174 +240,95 @@ func (se *session) offered(t *proxy.Target, ttl uint32) []smtp.XclientAttr {
 			}
 			b = tabline.AppendEscaped(b, f)
 		}
-		attrs = append(attrs, smtp.XclientAttr{Name: "FORWARD", Value: base64.StdEncoding.EncodeToString(b)})
+		add("FORWARD", base64.StdEncoding.EncodeToString(b))
 	}
-	return attrs
+	if client := se.remote.Addr(); se.s.dns != nil {
+		o.Name = func(ctx context.Context) proxy.ClientName { return clientName(ctx, se.s.dns, client) }
+	}
+	if dir := se.view.set.ProxyRawlogDir; dir != "" {
+		o.Wrap = func(nc net.Conn) net.Conn {
+			if p.rawlog == nil { // TLS makes no second one
+				var err error
+				if p.rawlog, err = rawlog.Open(dir); err != nil {
+					se.s.log.Error("%v", err)
+				}
+			}
+			return p.rawlog.Wrap(nc, func(err error) { se.s.log.Error("%v", err) })
+		}
+	}
+	return o
 }
 
+// clientName asks for the name of an address, and whether that has the address.
+func clientName(ctx context.Context, resolver *dns.Client, ip netip.Addr) proxy.ClientName {
+	later := proxy.ClientName{Verified: "[TEMPUNAVAIL]", Reverse: "[TEMPUNAVAIL]"}
+	var no *dns.Error
+	name, err := resolver.LookupAddr(ctx, ip)
+	switch {
+	case errors.As(err, &no) && no.Code != dnsAgain:
+		return proxy.NoName
+	case err != nil:
+		return later
+	}
+	domain, ok := smtp.HeloDomain(name, false)
+	if !ok || domain != name {
+		return proxy.NoName
+	}
+	later.Reverse = name
+	addrs, err := resolver.Lookup(ctx, name)
+	switch {
+	case errors.As(err, &no) && no.Code != dnsAgain, err == nil && !slices.Contains(addrs, ip.Unmap()):
+		return proxy.ClientName{Verified: proxy.NoName.Verified, Reverse: name}
+	case err != nil:
+		return later
+	}
+	return proxy.ClientName{Verified: name, Reverse: name}
+}
+
+const dnsAgain = -3 // EAI_AGAIN
+
 // proxyStart answers the client and makes the session one that is passed on.
-func (se *session) proxyStart(cmd *server.Command, t *proxy.Target, b *proxy.Backend, took time.Duration, reconnects int) error {
-	message := fmt.Sprintf("%s: Started proxying to <%s>", se.proxyName(t), t.Addr.Addr())
-	if t.Host != t.Addr.Addr().String() {
-		message += " (" + sanitise(t.Host) + ")"
+func (se *session) proxyStart(cmd *server.Command, p *proxied, b *proxy.Backend, pending string) error {
+	message := "Started proxying to <" + p.addr.Addr().String() + ">"
+	if host := p.target.Host; host != p.addr.Addr().String() {
+		message += " (<" + sanitise(host) + ">)"
 	}
-	if t.SourceIP.IsValid() {
-		message += " from " + t.SourceIP.String()
+	message += fmt.Sprintf("%s (%.3f secs", p.who(), time.Since(p.began).Seconds())
+	if p.reconnects > 0 {
+		message += fmt.Sprintf(", %d reconnects", p.reconnects)
 	}
-	if t.DestUser != t.User {
-		message += " as user " + sanitise(t.DestUser)
+	se.log.line(se.proxyName() + message + ")")
+	if p.target.NoAuth && b.MTA && b.Caps != 0 && b.Caps&smtp.CapChunking == 0 && se.promises(smtp.CapChunking) {
+		se.s.noChunking.Do(func() {
+			se.s.log.Warning("%sThe backend lacks CHUNKING, which clients are promised before the login (list what it has in "+
+				"submission_backend_capabilities, and add exotic-backend to submission_client_workarounds)", se.proxyName())
+		})
 	}
-	if t.Master != "" {
-		message += " (master " + sanitise(t.Master) + ")"
+	if pending == "" {
+		cmd.Reply(b.Reply)
 	}
-	message += fmt.Sprintf(" (%.3f secs", took.Seconds())
-	if reconnects > 0 {
-		message += fmt.Sprintf(", %d reconnects", reconnects)
-	}
-	se.log.line(message + ")")
-	cmd.Reply(b.Reply)
 	if err := se.c.Flush(); err != nil {
-		b.Conn.Close()
+		se.s.unregister(p)
+		p.host.Answered()
+		b.End.Sock.Close()
+		p.rawlog.Close()
 		return err
 	}
-	sock := splice.NewSocket(b.TCP)
-	server := splice.Plain(sock)
-	if b.Conn != nil && b.Conn != netConn(b.TCP) {
-		server = splice.End{Conn: b.Conn, Sock: sock}
-	}
-	se.passing = &proxied{target: t, sent: b.Sent, stream: &splice.Stream{
-		Client: se.clientEnd(), Server: server, Go: se.client.Go,
-		ToServer: append([]byte(nil), se.c.Buffered()...), ToClient: append([]byte(nil), b.Early...),
-	}}
+	p.start(se, b, append([]byte(pending), se.c.Buffered()...))
 	return errHandedOver
 }
 
-// runProxy passes octets until one side ends, and logs that.
-func (se *session) runProxy(ctx context.Context) {
-	p, st := se.passing, se.passing.stream
-	se.s.register(se)
-	defer se.s.unregister(se)
-	stop := context.AfterFunc(ctx, func() { // ends with the session
-		for st.Idle() < idleAtEnd {
-			time.Sleep(idleAtEnd / 4)
-			if p.endedBy() != "" {
-				return
-			}
-		}
-		p.end("Process shutting down")
-	})
-	defer stop()
-	st.Linger = func() {
-		if d := proxy.Delay(se.view.set.ProxyMaxDisconnect); d > 0 {
-			select {
-			case <-time.After(d):
-			case <-ctx.Done():
-			}
-		}
+// who adds to a log line which login it was at the backend, and from where.
+func (p *proxied) who() (text string) {
+	t := p.target
+	if p.source.IsValid() {
+		text += " from " + p.source.String()
 	}
-	r := st.Run()
-	reason := p.endedBy()
-	if reason == "" {
-		by := "client"
-		if r.ByServer {
-			by = "server"
-		}
-		if r.Err != nil {
-			by += ": " + plainError(r.Err)
-		}
-		reason = "Disconnected by " + by
-	} else {
-		reason = "Disconnected by proxy: " + reason
+	if t.DestUser != t.User {
+		text += " as user " + sanitise(t.DestUser)
 	}
-	p.end("done")
-	se.log.line(fmt.Sprintf("%s: %s (%ds idle, in=%d, out=%d)",
-		se.proxyName(p.target), reason, int(st.Idle()/time.Second), p.sent+st.In(), se.c.Stats().Out+st.Out()))
-}
-
-// end ends the session from outside.
-func (p *proxied) end(reason string) {
-	p.mu.Lock()
-	if p.ended == "" {
-		p.ended = reason
+	if t.Master != "" {
+		text += " (master " + sanitise(t.Master) + ")"
 	}
-	p.mu.Unlock()
-	p.stream.Close()
-}
-
-func (p *proxied) endedBy() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.ended
-}
-
-// register makes a proxied session known to doveadm. The first one connects the process to
-// the ipc service (clause P8.3).
-func (s *process) register(se *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.proxied == nil {
-		s.proxied = map[*session]bool{}
-		srv := ipc.NewServer(s, s.log)
-		go srv.Run(s.proc.Context(), "ipc-proxy", os.Getpid()) // ends with the process
-	}
-	s.proxied[se] = true
-}
-
-func (s *process) unregister(se *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.proxied, se)
-}
-
-// List implements ipc.Sessions.
-func (s *process) List() []ipc.Session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var list []ipc.Session
-	for se := range s.proxied {
-		list = append(list, se.ipcSession())
-	}
-	return list
-}
-
-// Kick implements ipc.Sessions.
-func (s *process) Kick(match func(ipc.Session) bool) (count int) {
-	s.mu.Lock()
-	var kicked []*session
-	for se := range s.proxied {
-		if match(se.ipcSession()) {
-			kicked = append(kicked, se)
-		}
-	}
-	s.mu.Unlock()
-	for _, se := range kicked {
-		se.passing.end("Kicked by admin")
-	}
-	return len(kicked)
-}
-
-func (se *session) ipcSession() ipc.Session {
-	t := se.passing.target
-	s := ipc.Session{User: se.auth.user, Service: "submission", Source: se.remote.Addr(), Dest: t.Addr}
-	for _, f := range t.Alt {
-		s.Alt = append(s.Alt, ipc.Field{Name: f.Key, Value: f.Value})
-	}
-	return s
-}
-
-// sourceIPs reads login_source_ips. With a ? before them, addresses that are not this
-// machine's are left out.
-func sourceIPs(setting string) (ips []netip.Addr, err error) {
-	list, onlyOurs := strings.CutPrefix(strings.TrimSpace(setting), "?")
-	for _, w := range strings.Fields(strings.ReplaceAll(list, ",", " ")) {
-		ip, perr := netip.ParseAddr(w)
-		if perr != nil {
-			return nil, fmt.Errorf("login_source_ips: %q is not an IP address", w)
-		}
-		if onlyOurs && !canBind(ip) {
-			continue
-		}
-		ips = append(ips, ip.Unmap())
-	}
-	return ips, nil
+	return text
 }

@@ -15,6 +15,7 @@ import (
 	"dovetail/internal/dovecot/anvil"
 	"dovetail/internal/dovecot/authclient"
 	"dovetail/internal/dovecot/config"
+	"dovetail/internal/dovecot/dns"
 	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/login/proxy"
 	"dovetail/internal/process/event"
@@ -28,6 +29,8 @@ const (
 
 	defaultWorker = "submission" // hand-over socket, relative to the chroot
 	defaultAuth   = "login"      // auth socket, relative to the chroot
+
+	loginDir = "login" // below base_dir, where the chroot would be
 )
 
 // A process is what its sessions share. All fields are set before the first
@@ -50,10 +53,14 @@ type process struct {
 	outgoing *tlsconf.Outgoing // for backends
 	hosts    proxy.Hosts
 
-	mu      sync.Mutex
-	proxied map[*session]bool                    // guarded by mu; nil before the first
-	views   map[addresses]*view                  // guarded by mu
-	names   map[netip.Addr]*tlsconf.Names[*view] // guarded by mu: by local address, then server name
+	dns        *dns.Client
+	noChunking sync.Once // it has been said of a backend
+
+	mu          sync.Mutex
+	proxied     map[*proxied]*session                // guarded by mu; nil before the first
+	proxiedEver uint64                               // guarded by mu
+	views       map[addresses]*view                  // guarded by mu
+	names       map[netip.Addr]*tlsconf.Names[*view] // guarded by mu: by local address, then server name
 }
 
 // host is the machine's full name, which stands where the setting hostname is empty.
@@ -112,9 +119,10 @@ func (s *process) setup(p *service.Process) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if err := v.loadTLS(s.log); err != nil {
+	if err := v.loadTLS(); err != nil {
 		return err
 	}
+	s.warn(v.warnings)
 	s.base = v
 	var warnings []string
 	if s.outgoing, warnings, err = tlsconf.NewOutgoing(v.set.SSL); err != nil {
@@ -135,6 +143,18 @@ func (s *process) setup(p *service.Process) error {
 	return nil
 }
 
+// warn logs what the settings say and TLS here cannot do. A process for one client leaves
+// that to debugging: the lines would come with every connection.
+func (s *process) warn(warnings []string) {
+	log := s.log.Warning
+	if s.proc.Env.ServiceCount == 1 {
+		log = s.log.Debug
+	}
+	for _, w := range warnings {
+		log("%s", w)
+	}
+}
+
 // watchAnvil stops new clients when their sessions can no longer be counted.
 func (s *process) watchAnvil() {
 	<-s.anvil.Done()
@@ -147,6 +167,15 @@ func (s *process) watchAnvil() {
 // start runs without privileges. It waits a while for the auth service, so that the first
 // client need not.
 func (s *process) start(p *service.Process) error {
+	if p.Env.Restrict.Chroot == "" {
+		// Without a chroot its sockets have the same names all the same.
+		if err := os.Chdir(loginDir); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(dnsClient); !errors.Is(err, os.ErrNotExist) {
+		s.dns = dns.NewClient(dnsClient)
+	}
 	s.auth = authclient.NewClient(s.authPath, uint32(os.Getpid()), s.log)
 	ctx, cancel := context.WithTimeout(p.Context(), authAwait)
 	defer cancel()
@@ -206,7 +235,11 @@ func (s *process) ask(ips addresses, name string) (*view, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return v, v.loadTLS(s.log)
+	if err := v.loadTLS(); err != nil {
+		return nil, err
+	}
+	s.warn(v.warnings)
+	return v, nil
 }
 
 // named returns the settings for a client that asks for a server name.

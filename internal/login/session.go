@@ -67,14 +67,15 @@ type session struct {
 	certUser   string
 
 	helo       string // last valid EHLO or HELO name
-	esmtp      bool   // it was EHLO
+	greeted    bool   // with any name
+	esmtp      bool   // the last one was EHLO
 	xclient    smtp.Xclient
 	hasXclient bool
 
 	auth      attempts
 	forward   *splice.Stream // set by a hand-over that needs it
 	workerPID uint32         // ... and by every one
-	passing   *proxied       // set by a login at a backend
+	passing   *proxied       // set while a login at a backend goes on, and by one that worked
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -82,6 +83,7 @@ type session struct {
 	mu     sync.Mutex
 	phase  phase  // guarded by mu: what the login timeout interrupts
 	reason string // guarded by mu: why the session ended; the first one counts
+	bare   bool   // guarded by mu: the reason says "Disconnected" itself
 }
 
 // A phase says how the login timeout puts it (clause S1.6).
@@ -241,7 +243,7 @@ func (se *session) startTLS() bool {
 	}
 	se.handshake = false
 	se.c.Upgrade(conn)
-	se.helo, se.esmtp = "", false
+	se.helo, se.greeted, se.esmtp = "", false, false
 	se.checkCertificate()
 	return true
 }
@@ -281,6 +283,16 @@ func (se *session) end(reason string, reply smtp.Reply) {
 	se.setReason(reason)
 	se.c.Terminate(reply)
 	se.cancel(errClosed)
+}
+
+// endBare ends the session without an answer; reason is the whole text for the log.
+func (se *session) endBare(reason string) {
+	se.mu.Lock()
+	if se.reason == "" {
+		se.reason, se.bare = reason, true
+	}
+	se.mu.Unlock()
+	se.end(reason, smtp.Reply{})
 }
 
 func (se *session) timeout() {

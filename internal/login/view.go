@@ -30,7 +30,8 @@ type view struct {
 	access       []string     // sockets of login_access_sockets
 	sources      []netip.Addr // of login_source_ips
 
-	tls   *tls.Config // nil with ssl = no
+	tls      *tls.Config // nil with ssl = no
+	warnings []string    // about it
 	certs *tlsconf.ClientCerts
 }
 
@@ -84,7 +85,7 @@ func networks(setting, value string, log *event.Log) []netip.Prefix {
 }
 
 // loadTLS fills in the TLS part.
-func (v *view) loadTLS(log *event.Log) error {
+func (v *view) loadTLS() error {
 	if v.set.SSL.SSL == "no" {
 		return nil
 	}
@@ -102,10 +103,7 @@ func (v *view) loadTLS(log *event.Log) error {
 		}
 		warnings = append(warnings, more...)
 	}
-	for _, w := range warnings {
-		log.Warning("%s", w)
-	}
-	v.tls = c
+	v.tls, v.warnings = c, warnings
 	return nil
 }
 

@@ -12,6 +12,7 @@ package rawlog
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -141,4 +142,44 @@ func (f *file) close() {
 		f.f.Close()
 		f.f = nil
 	}
+}
+
+// Wrap returns nc with what passes on it kept in l; of errors of l, failed hears. For the
+// nil Log it is nc.
+func (l *Log) Wrap(nc net.Conn, failed func(error)) net.Conn {
+	if l == nil {
+		return nc
+	}
+	return &conn{Conn: nc, log: l, failed: failed}
+}
+
+// conn is a connection that is kept.
+type conn struct {
+	net.Conn
+	log    *Log
+	failed func(error)
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if lerr := c.log.In(b[:n]); lerr != nil {
+		c.failed(lerr)
+	}
+	return n, err
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if lerr := c.log.Out(b[:n]); lerr != nil {
+		c.failed(lerr)
+	}
+	return n, err
+}
+
+// CloseWrite ends what is sent, where nc can.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }

@@ -1,6 +1,8 @@
 package rawlog
 
 import (
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -95,5 +97,47 @@ func TestFull(t *testing.T) {
 	}
 	if err := l.In([]byte("x")); err != nil {
 		t.Error(err)
+	}
+}
+
+// A wrapped connection is kept in both directions, and can still end one of them.
+func TestWrap(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	near, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := l.Wrap(near, func(err error) { t.Error(err) })
+	defer c.Close()
+	far.Write([]byte("hello\n"))
+	if _, err := io.ReadFull(c, make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	c.Write([]byte("bye\n"))
+	c.(interface{ CloseWrite() error }).CloseWrite()
+	if b, err := io.ReadAll(far); string(b) != "bye\n" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	l.Close()
+	got := files(t, dir)
+	if in, out := stamp.ReplaceAllString(got[".in"], ""), stamp.ReplaceAllString(got[".out"], ""); in != "hello\n" || out != "bye\n" {
+		t.Errorf("%q", got)
+	}
+	if c := (*Log)(nil).Wrap(near, nil); c != near {
+		t.Error("wrapped for nothing")
 	}
 }

@@ -9,6 +9,8 @@
 package transcripts
 
 import (
+	"regexp"
+	"strconv"
 	"strings"
 
 	"dovetail/internal/testkit/system"
@@ -28,12 +30,20 @@ var Rules = []transcript.Rule{
 			for _, line := range c.Config {
 				works = works || strings.HasPrefix(line, "imap_urlauth_host = ")
 			}
-			return c.RemoveServerLines(func(line string, loggedIn bool) bool {
+			const burl = "250-BURL imap"
+			before := 0 // announced by the login process
+			n := c.RemoveServerLines(func(line string, loggedIn bool) bool {
 				if loggedIn {
-					return ourWorker(s) && !works && strings.HasPrefix(line, "250-BURL imap")
+					return ourWorker(s) && !works && strings.HasPrefix(line, burl)
 				}
-				return ourLogin(s) && line == "250-BURL imap"
-			}) > 0
+				if ourLogin(s) && line == burl {
+					before++
+					return true
+				}
+				return false
+			})
+			shortenProxied(c, before*len(burl+"\r\n"))
+			return n > 0
 		},
 	},
 	{
@@ -47,13 +57,30 @@ var Rules = []transcript.Rule{
 	},
 }
 
+var proxiedOut = regexp.MustCompile(`(: Disconnected by (?:client|server)[^(]* \(.*, out=)(\d+)(\))`)
+
+// shortenProxied corrects what the login process counts as sent to a client that it passes
+// on: everything, from the greeting on.
+func shortenProxied(c *transcript.Case, octets int) {
+	for _, l := range c.Log {
+		m := proxiedOut.FindStringSubmatch(l.Text.Source)
+		if m == nil || octets == 0 {
+			continue
+		}
+		n, err := strconv.Atoi(m[2])
+		if err == nil {
+			c.ReplaceInLog(m[0], m[1]+strconv.Itoa(n-octets)+m[3])
+		}
+	}
+}
+
 // Peculiarities are what the recorded server itself does not always do in the same way.
 var Peculiarities = []transcript.Rule{
 	{
 		// The login process shuts the client's connection down when the worker says no,
 		// which may be before the worker wrote its two lines (clause S3.2).
 		ID:      "userdb-missing-race",
-		Applies: func(s system.System) bool { return s == system.Dovecot },
+		Applies: func(s system.System) bool { return s.Login == system.Theirs },
 		Change: func(c *transcript.Case, s system.System) bool {
 			if c.Name != "52-userdb-missing" {
 				return false
@@ -68,7 +95,7 @@ var Peculiarities = []transcript.Rule{
 	},
 	{
 		ID:      "milliseconds-vary",
-		Applies: func(s system.System) bool { return s.Worker == system.Theirs },
+		Applies: func(system.System) bool { return true },
 		Change: func(c *transcript.Case, s system.System) bool {
 			return c.ReplaceInLog("auth connected 0 msecs ago, request took 0 msecs", "auth connected {n} msecs ago, request took {n} msecs") > 0
 		},

@@ -41,8 +41,8 @@ func TestTheirs(t *testing.T) {
 	}
 }
 
-// Our programs replay the recordings, but for what they do differently on purpose. Login
-// proxying (56 to 65) and BURL (66 to 68) are not built.
+// Our programs replay the recordings, but for what they do differently on purpose. BURL (66
+// to 68) is not built.
 func replayOurs(t *testing.T, sys system.System) {
 	sys.Need(t)
 	variants := map[string]*transcript.Case{}
@@ -50,7 +50,7 @@ func replayOurs(t *testing.T, sys system.System) {
 		variants[v.Name] = v
 	}
 	own, _ := transcript.LoadAll("own/*.txt")
-	for _, c := range append(load(t, "[0-4]?-*.txt", "5[0-5]-*.txt"), own...) {
+	for _, c := range append(load(t, "[0-5]?-*.txt", "6[0-5]-*.txt"), own...) {
 		if v := variants[c.Name]; v != nil && v.For(sys) {
 			c = v
 		} else if len(c.Sides) > 0 && !c.For(sys) {

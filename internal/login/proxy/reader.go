@@ -4,23 +4,29 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"dovetail/internal/smtp"
 )
 
 const (
-	maxLine  = 4096 // octets of a backend's line with its end (clause S9.10)
-	maxLines = 100  // of a reply
+	maxLine   = 4096 // octets of a backend's line with its end (clause S9.10)
+	maxLines  = 100  // of a reply
+	maxLogged = 160  // octets of a line in a log line
 )
 
 // A reader reads replies.
 type reader struct {
-	br   *bufio.Reader
-	last string // the last line read, for the log
+	br    *bufio.Reader
+	first string // first line of the last reply, or the line that is none
 }
 
 func newReader(r io.Reader) *reader { return &reader{br: bufio.NewReaderSize(r, maxLine)} }
+
+// errNoReply: the line in first is no reply.
+var errNoReply = errors.New("no SMTP reply")
 
 // reply reads one reply. Its text has no enhanced code cut off.
 func (r *reader) reply() (smtp.Reply, error) {
@@ -32,10 +38,13 @@ func (r *reader) reply() (smtp.Reply, error) {
 		}
 		code, more, text, ok := parse(line)
 		switch {
-		case !ok:
-			return reply, invalid("Invalid SMTP reply", line)
-		case reply.Code != 0 && code != reply.Code:
-			return reply, invalid("Inconsistent SMTP reply", line+" (status != "+itoa(reply.Code)+")")
+		case reply.Code != 0 && (!ok || code != reply.Code):
+			return reply, invalid("Inconsistent SMTP reply", short(line)+" (status != "+strconv.Itoa(reply.Code)+")")
+		case reply.Code == 0:
+			r.first = line
+		}
+		if !ok {
+			return reply, errNoReply
 		}
 		reply.Code = code
 		reply.Text = append(reply.Text, text)
@@ -43,19 +52,18 @@ func (r *reader) reply() (smtp.Reply, error) {
 			return reply, nil
 		}
 	}
-	return reply, &Failure{Text: "Remote server sent invalid input: SMTP reply has too many lines", Retry: true}
+	return reply, protocol("SMTP reply has too many lines")
 }
 
 func (r *reader) line() (string, error) {
 	b, err := r.br.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
-		return "", &Failure{Text: "Remote server sent invalid input: Too long input line", Retry: true}
+		return "", protocol("Too long input line")
 	}
 	if err != nil {
 		return "", err
 	}
-	r.last = clean(strings.TrimSuffix(string(b[:len(b)-1]), "\r"))
-	return r.last, nil
+	return clean(strings.TrimSuffix(string(b[:len(b)-1]), "\r")), nil
 }
 
 // rest returns what was read behind the last line.
@@ -79,13 +87,21 @@ func parse(line string) (code int, more bool, text string, ok bool) {
 // clean replaces what does not belong into replies and log lines.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r > '~' {
+		if r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 || r == utf8.RuneError {
 			return '?'
 		}
 		return r
 	}, s)
 }
 
-func itoa(n int) string {
-	return string([]byte{byte('0' + n/100%10), byte('0' + n/10%10), byte('0' + n%10)})
+// short cuts a line for the log.
+func short(line string) string {
+	if len(line) <= maxLogged {
+		return line
+	}
+	line = line[:maxLogged-3]
+	for len(line) > 0 && !utf8.ValidString(line[max(0, len(line)-utf8.UTFMax):]) && !utf8.RuneStart(line[len(line)-1]) {
+		line = line[:len(line)-1]
+	}
+	return strings.ToValidUTF8(line, "") + "..."
 }

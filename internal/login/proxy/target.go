@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +21,7 @@ const (
 	// others already do (field proxy_host_immediate_failure_after).
 	hostDownAfter = 30 * time.Second
 
-	maxTTL = 5 // of a client that brings none (clause S9.2)
+	maxAddrs = 8 // addresses of a host that are tried
 )
 
 // A TLSMode says what a field ssl or starttls wants.
@@ -34,16 +35,16 @@ const (
 
 // A Target is a backend and the login there, as the auth service's fields say (clause S9.6).
 type Target struct {
-	Addr     netip.AddrPort
-	Host     string // as the field host has it: a name, or the address again
-	User     string // who logs in here
-	DestUser string // who that is there
-	Master   string // whose password it is, if not DestUser's
+	Addrs    []netip.AddrPort // at least one; the others are for when it does not work
+	Host     string           // as the field host has it: a name, or the address again
+	User     string           // who logs in here
+	DestUser string           // who that is there
+	Master   string           // whose password it is, if not DestUser's
 	Password string
 	Mech     string // "PLAIN" unless the field proxy_mech says another
 
 	TLS, StartTLS TLSMode
-	NoAuth        bool // the backend is told, in XCLIENT, who has logged in
+	NoAuth        bool // there is no login: the backend is told, in XCLIENT, who has logged in
 	NotTrusted    bool // the backend takes no XCLIENT from here
 	Timeout       time.Duration
 	DownAfter     time.Duration // 0: never
@@ -57,16 +58,17 @@ var (
 	errPassword = errors.New("password not given")
 	errHost     = errors.New("host not given")
 	errHostIP   = errors.New("host is not an IP address, and hostip is not given")
-	errPort     = errors.New("Invalid port")          //lint:ignore ST1005 Dovecot's words
-	errTimeout  = errors.New("Invalid proxy_timeout") //lint:ignore ST1005 Dovecot's words
-	errSource   = errors.New("Invalid source_ip")     //lint:ignore ST1005 Dovecot's words
+	errHostIPs  = errors.New("Invalid dovetail_hostips") //lint:ignore ST1005 as Dovecot's
+	errPort     = errors.New("Invalid port")             //lint:ignore ST1005 Dovecot's words
+	errTimeout  = errors.New("Invalid proxy_timeout")    //lint:ignore ST1005 Dovecot's words
+	errSource   = errors.New("Invalid source_ip")        //lint:ignore ST1005 Dovecot's words
 )
 
 // Parse reads the fields of an OK that has the field proxy. timeout is the default of
 // proxy_timeout.
 func Parse(fields tabline.Fields, user string, timeout time.Duration) (Target, error) {
 	t := Target{User: user, DestUser: user, Mech: "PLAIN", Timeout: timeout, DownAfter: hostDownAfter}
-	port, hostIP, havePassword := uint16(0), "", false
+	port, hostIP, more, havePassword := uint16(0), "", "", false
 	var err error
 	for _, f := range fields {
 		v := f.Value
@@ -75,6 +77,8 @@ func Parse(fields tabline.Fields, user string, timeout time.Duration) (Target, e
 			t.Host = v
 		case "hostip":
 			hostIP = v
+		case "dovetail_hostips":
+			more = v
 		case "port":
 			n, perr := strconv.ParseUint(v, 10, 16)
 			if perr != nil || n == 0 {
@@ -91,6 +95,9 @@ func Parse(fields tabline.Fields, user string, timeout time.Duration) (Target, e
 			t.Mech = strings.ToUpper(v)
 		case "ssl":
 			t.TLS = tlsMode(v)
+			if port == 0 {
+				port = defaultTLSPort // also if starttls counts in the end, as in Dovecot
+			}
 		case "starttls":
 			t.StartTLS = tlsMode(v)
 		case "proxy_timeout":
@@ -111,8 +118,9 @@ func Parse(fields tabline.Fields, user string, timeout time.Duration) (Target, e
 				return t, err
 			}
 		default:
-			if key, ok := strings.CutPrefix(f.Key, "forward_"); ok && key != "" {
-				t.Forward = append(t.Forward, key+"="+v)
+			const forward = "forward_"
+			if key := f.Key; len(key) > len(forward) && strings.EqualFold(key[:len(forward)], forward) {
+				t.Forward = append(t.Forward, key[len(forward):]+"="+v)
 			} else if strings.HasPrefix(f.Key, "user_") {
 				t.Alt = append(t.Alt, f)
 			}
@@ -121,10 +129,10 @@ func Parse(fields tabline.Fields, user string, timeout time.Duration) (Target, e
 	if err != nil {
 		return t, err
 	}
-	return t, t.complete(hostIP, port, havePassword)
+	return t, t.complete(hostIP, more, port, havePassword)
 }
 
-func (t *Target) complete(hostIP string, port uint16, havePassword bool) error {
+func (t *Target) complete(hostIP, more string, port uint16, havePassword bool) error {
 	switch {
 	case t.Host == "":
 		return errHost
@@ -142,11 +150,23 @@ func (t *Target) complete(hostIP string, port uint16, havePassword bool) error {
 	}
 	if port == 0 {
 		port = defaultPort
-		if t.TLS != NoTLS {
-			port = defaultTLSPort
+	}
+	if t.StartTLS != NoTLS { // it is TLS already, and AnyCert of either counts
+		if t.TLS == AnyCert {
+			t.StartTLS = AnyCert
+		}
+		t.TLS = NoTLS
+	}
+	t.Addrs = append(t.Addrs, netip.AddrPortFrom(ip.Unmap(), port))
+	for text := range strings.FieldsFuncSeq(more, func(r rune) bool { return r == ' ' || r == ',' }) {
+		a, ok := settings.ParseAddr(text)
+		if !ok {
+			return errHostIPs
+		}
+		if ap := netip.AddrPortFrom(a.Unmap(), port); !slices.Contains(t.Addrs, ap) && len(t.Addrs) < maxAddrs {
+			t.Addrs = append(t.Addrs, ap)
 		}
 	}
-	t.Addr = netip.AddrPortFrom(ip.Unmap(), port)
 	return nil
 }
 

@@ -1,0 +1,243 @@
+package login
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"dovetail/internal/dovecot/ipc"
+	"dovetail/internal/login/proxy"
+	"dovetail/internal/rawlog"
+	"dovetail/internal/splice"
+)
+
+const (
+	idleAtEnd = 2 * time.Second // at a shutdown: a proxied session so quiet is cut
+	mostAtEnd = 4 * time.Second // ... and any other one after this
+
+	killed       = "Disconnected by proxy: "
+	killedAtEnd  = killed + "Process shutting down"
+	killedByHand = killed + "Kicked by admin"
+)
+
+// proxied is a session that is being logged in at a backend, or passed on to it.
+type proxied struct {
+	target     *proxy.Target
+	began      time.Time
+	source     netip.Addr // from which it is reached; invalid: the system chose
+	reconnects int
+	host       proxy.Login    // of the login that worked
+	session    proxy.Session  // ... which this then is
+	rawlog     *rawlog.Log    // of what passes between us and the backend; may be nil
+	sent       uint64         // to the backend, before octets were passed
+	stream     *splice.Stream // set by start
+	over       chan struct{}  // closed when nothing passes any more; made by start
+	number     uint64         // in the order of registration
+
+	mu    sync.Mutex
+	addr  netip.AddrPort // guarded by mu: where it is, or is tried
+	ended string         // guarded by mu: why this process ended it
+}
+
+func (p *proxied) at() netip.AddrPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.addr
+}
+
+func (p *proxied) move(addr netip.AddrPort) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.addr = addr
+}
+
+// start makes p a session that is passed on. early is what the client has sent already.
+func (p *proxied) start(se *session, b *proxy.Backend, early []byte) {
+	p.session, p.sent, p.over = p.host.Passed(), b.Sent, make(chan struct{})
+	stream := &splice.Stream{
+		Client: se.clientEnd(), Server: b.End, Go: se.client.Go,
+		ToServer: early, ToClient: append([]byte(nil), b.Early...),
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stream = stream
+}
+
+// runProxy passes octets until one side ends, and logs that.
+func (se *session) runProxy(ctx context.Context) {
+	p := se.passing
+	defer p.rawlog.Close()
+	stop := context.AfterFunc(ctx, p.shutdown)
+	defer stop()
+	stayed := false
+	p.stream.Ended = func(r splice.Result) time.Duration {
+		close(p.over)
+		se.s.unregister(p)
+		stay := se.proxyEnded(r)
+		stayed = stay > 0
+		return stay
+	}
+	p.stream.Run()
+	if stayed {
+		p.session.Left()
+	}
+}
+
+// proxyEnded logs the end of a session, and says how long its client stays connected.
+func (se *session) proxyEnded(r splice.Result) (stay time.Duration) {
+	p, st := se.passing, se.passing.stream
+	p.mu.Lock()
+	text := p.ended
+	p.mu.Unlock()
+	if text == killedByHand || text == "" && r.ByServer {
+		stay = p.session.Leave(se.view.set.ProxyMaxDisconnect)
+	} else {
+		p.session.Close()
+	}
+	if text == "" {
+		text = "Disconnected by client"
+		if r.ByServer {
+			text = "Disconnected by server"
+		}
+		if r.Err != nil {
+			text += ": " + plainError(r.Err)
+		}
+		client, server := st.Unsent()
+		text += fmt.Sprintf(" (%ds idle, in=%d, out=%d", int(st.Idle()/time.Second), p.sent+st.In(), se.c.Stats().Out+st.Out())
+		if client > 0 {
+			text += fmt.Sprintf("+%d, client output blocked", client)
+		}
+		if server > 0 {
+			text += ", server output blocked"
+		}
+		text += ")"
+	}
+	if stay > 0 {
+		text += fmt.Sprintf(" - disconnecting client in %dms", stay.Milliseconds())
+	}
+	se.log.line(se.proxyName() + text)
+	return stay
+}
+
+// shutdown ends a session with the process: at once if nothing passes, or else in a moment.
+func (p *proxied) shutdown() {
+	end := time.Now().Add(mostAtEnd)
+	for {
+		wait := min(idleAtEnd-p.stream.Idle(), time.Until(end))
+		if wait <= 0 {
+			break
+		}
+		select {
+		case <-time.After(wait):
+		case <-p.over:
+			return
+		}
+	}
+	p.end(killedAtEnd, (*splice.Stream).Close)
+}
+
+// end ends a session that is passed on. how: with its client, or without.
+func (p *proxied) end(why string, how func(*splice.Stream)) {
+	p.mu.Lock()
+	if p.ended == "" {
+		p.ended = why
+	}
+	p.mu.Unlock()
+	how(p.stream)
+}
+
+// kick ends a session for an admin.
+func (p *proxied) kick(se *session) {
+	p.mu.Lock()
+	passing := p.stream != nil
+	p.mu.Unlock()
+	if passing {
+		p.end(killedByHand, (*splice.Stream).Leave)
+		return
+	}
+	se.endBare(killedByHand)
+}
+
+// register makes a proxied session known to doveadm. The first one connects the process to
+// the ipc service (clause P8.3), where there is one.
+func (s *process) register(se *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proxied == nil {
+		s.proxied = map[*proxied]*session{}
+		if _, err := os.Stat(ipc.Path); !errors.Is(err, os.ErrNotExist) {
+			srv := ipc.NewServer(s, s.log)
+			go srv.Run(s.proc.Context(), ipc.Path, os.Getpid()) // ends with the process
+		}
+	}
+	s.proxiedEver++
+	se.passing.number = s.proxiedEver
+	s.proxied[se.passing] = se
+}
+
+func (s *process) unregister(p *proxied) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.proxied, p)
+}
+
+// each calls f with the proxied sessions, newest first.
+func (s *process) each(f func(*proxied, *session)) {
+	s.mu.Lock()
+	all := maps.Clone(s.proxied)
+	s.mu.Unlock()
+	list := slices.SortedFunc(maps.Keys(all), func(a, b *proxied) int { return cmp.Compare(b.number, a.number) })
+	for _, p := range list {
+		f(p, all[p])
+	}
+}
+
+// List implements ipc.Sessions.
+func (s *process) List() (list []ipc.Session) {
+	s.each(func(p *proxied, se *session) { list = append(list, p.ipc(se)) })
+	return list
+}
+
+// Kick implements ipc.Sessions.
+func (s *process) Kick(match func(ipc.Session) bool) (count int) {
+	s.each(func(p *proxied, se *session) {
+		if match(p.ipc(se)) {
+			p.kick(se)
+			count++
+		}
+	})
+	return count
+}
+
+func (p *proxied) ipc(se *session) ipc.Session {
+	s := ipc.Session{User: p.target.User, Service: "submission", Source: se.remote.Addr(), Dest: p.at()}
+	for _, f := range p.target.Alt {
+		s.Alt = append(s.Alt, ipc.Field{Name: f.Key, Value: f.Value})
+	}
+	return s
+}
+
+// sourceIPs reads login_source_ips. With a ? before them, addresses that are not this
+// machine's are left out.
+func sourceIPs(setting string) (ips []netip.Addr, err error) {
+	list, onlyOurs := strings.CutPrefix(strings.TrimSpace(setting), "?")
+	for _, w := range strings.Fields(strings.ReplaceAll(list, ",", " ")) {
+		ip, perr := netip.ParseAddr(w)
+		if perr != nil {
+			return nil, fmt.Errorf("login_source_ips: %q is not an IP address", w)
+		}
+		if onlyOurs && !canBind(ip) {
+			continue
+		}
+		ips = append(ips, ip.Unmap())
+	}
+	return ips, nil
+}
