@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"dovetail/internal/smtp"
-	"dovetail/internal/smtp/client"
 	"dovetail/internal/smtp/server"
 )
 
@@ -107,14 +106,8 @@ func (se *session) resetRelay(cmd *server.Command) bool {
 	r, e := se.conn.Do("RSET")
 	switch {
 	case e != nil:
-		se.mu.Lock()
-		open := se.tx.isOpen() || e.Kind != client.Cancelled
-		se.mu.Unlock()
-		if open {
-			se.broken(e)
-			return false
-		}
-		return true // it was idle for too long
+		se.broken(e)
+		return !se.over() // it had just been idle for too long
 	case r.Class() != 2:
 		if se.codes {
 			r = r.Split()
@@ -234,8 +227,8 @@ func (se *session) quitRelay() {
 	se.quitting = true
 	conn := se.conn
 	se.mu.Unlock()
-	timer := time.AfterFunc(quitAnswer, conn.Abort)
-	conn.Do("QUIT") // whatever it says
+	timer := time.AfterFunc(quitAnswer, conn.Abort) // wakes Do
+	conn.Do("QUIT")                                 // whatever it says
 	timer.Stop()
 	se.dropRelay()
 }

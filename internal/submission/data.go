@@ -140,12 +140,11 @@ func (m *message) send() bool {
 	if m.chunks {
 		m.started = true
 		if e := conn.Chunk(*m.buf, false, m.chunkAnswered); e != nil {
-			se.broken(e)
-			return false
+			return se.broken(e)
 		}
 	} else {
 		if !m.started && !m.startData(conn) {
-			return se.conn != nil
+			return false
 		}
 		if m.buf == nil {
 			return true
@@ -168,8 +167,7 @@ func (m *message) sent(refused bool, e *client.Error) bool {
 	case refused || e != nil && m.refused():
 		m.giveUp()
 	case e != nil:
-		m.se.broken(e)
-		return false
+		return m.se.broken(e)
 	}
 	return true
 }
@@ -177,18 +175,13 @@ func (m *message) sent(refused bool, e *client.Error) bool {
 // startData says DATA and waits for 354. Any other answer is the answer to the message.
 func (m *message) startData(conn *client.Conn) bool {
 	se := m.se
-	r, e := conn.Do("DATA")
+	r, e := conn.Data(m.relayAnswered)
 	if e != nil {
-		se.broken(e)
-		return false
+		return se.broken(e)
 	}
 	switch {
 	case r.Code == 354:
 		m.started = true
-		if e := conn.StartData(m.relayAnswered); e != nil {
-			se.broken(e)
-			return false
-		}
 		return true
 	case r.Class() == 2:
 		// It has nothing, and yet takes it for delivered (clause S13.13).
@@ -245,8 +238,7 @@ func (m *message) sendLast() bool {
 	conn := se.conn
 	if m.chunks {
 		if e := conn.Chunk(*m.buf, true, m.relayAnswered); e != nil {
-			se.broken(e)
-			return false
+			return se.broken(e)
 		}
 		return true
 	}
@@ -280,6 +272,7 @@ func (m *message) relayAnswered(r smtp.Reply) {
 	if m.answer.IsZero() {
 		m.answer = r
 	}
+	m.tx.answered = true
 	m.se.mu.Unlock()
 	m.conclude()
 }
@@ -369,7 +362,6 @@ func (se *session) data(cmd *server.Command) bool {
 		return true
 	}
 	if !se.live() {
-		se.broken(&client.Error{Kind: client.Lost})
 		return false
 	}
 	se.setState("DATA", "")
@@ -462,7 +454,6 @@ func (se *session) bdat(cmd *server.Command) bool {
 		return true
 	}
 	if !se.live() {
-		se.broken(&client.Error{Kind: client.Lost})
 		return false
 	}
 	if se.msg == nil {

@@ -54,6 +54,7 @@ type session struct {
 
 	conn    *client.Conn // relay's; the owner sets it, with mu held
 	connN   int          // connections made
+	link    *link        // of conn, and after it of the last one
 	xclient bool         // conn was told who the client is
 	codes   bool         // conn announced ENHANCEDSTATUSCODES
 	dirty   bool         // conn has a transaction that we gave up

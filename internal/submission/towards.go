@@ -34,16 +34,23 @@ func (se *session) connect() bool {
 		conn.Close()
 		return false
 	}
-	se.conn = conn
-	codes := se.codes
+	l := &link{label: label, codes: se.codes}
+	se.conn, se.link = conn, l
 	se.mu.Unlock()
 	conn.Start(client.Hooks{
 		Go:     se.client.Go,
 		Batch:  func() { se.c.Flush() },
 		Idle:   func() { se.relayIdle(conn) },
-		Failed: func(e *client.Error) { se.relayFailed(conn, e, label, codes) },
+		Failed: func(e *client.Error) { se.relayFailed(l, e) },
 	})
 	return true
+}
+
+// A link is what is to be known when a connection to the relay ends.
+type link struct {
+	label string // names it in logs
+	codes bool   // it announced ENHANCEDSTATUSCODES
+	over  bool   // guarded by session.mu: its end was dealt with
 }
 
 // learn takes note of what the relay announced.
@@ -67,7 +74,7 @@ func (se *session) introduce(reply func(smtp.Reply)) bool {
 	defer done()
 	refused, e := se.conn.Introduce(se.xclientAttrs())
 	if e != nil {
-		return false
+		return se.broken(e)
 	}
 	se.learn(se.conn)
 	if !refused.IsZero() {
@@ -103,27 +110,31 @@ func (se *session) xclientAttrs() []smtp.XclientAttr {
 	return attrs
 }
 
-// relayFailed is called once for a connection that ended by itself. Between transactions the
-// next one gets a new connection; otherwise the session is over.
-func (se *session) relayFailed(conn *client.Conn, e *client.Error, label string, codes bool) {
+// relayFailed deals with the end of a connection: between transactions the next one gets a
+// new connection; otherwise the session is over. Whoever notices first calls it, the owner
+// or the connection's reader.
+func (se *session) relayFailed(l *link, e *client.Error) {
 	se.mu.Lock()
-	if se.conn != conn {
+	if l.over || se.quitting {
 		se.mu.Unlock()
 		return
 	}
-	if se.quitting {
-		se.mu.Unlock()
-		return
-	}
+	l.over = true
 	// What waits for an answer is lost, and so is an open transaction; but not one whose
 	// message was answered already.
 	open := e.Waiting > 0 || se.tx.isOpen()
 	se.mu.Unlock()
 	if open {
-		se.fatal(e, label, codes)
+		se.fatal(e, l.label, l.codes)
 		return
 	}
-	se.log.Debug("%sConnection lost between transactions: %v", label, e)
+	se.log.Debug("%sConnection lost between transactions: %v", l.label, e)
+}
+
+// broken deals with an error of the connection, and is false.
+func (se *session) broken(e *client.Error) bool {
+	se.relayFailed(se.link, e)
+	return false
 }
 
 // fatal ends the session because of the relay.
@@ -151,26 +162,38 @@ func (se *session) relayIdle(conn *client.Conn) {
 	}
 }
 
-// live makes se.conn nil if the connection is over. Only the owner forgets it.
+// live says whether there is a connection; one that is over is forgotten.
 func (se *session) live() bool {
-	if se.conn != nil && se.conn.Err() != nil {
-		se.mu.Lock()
-		se.conn = nil
-		se.mu.Unlock()
+	if se.conn == nil {
+		return false
 	}
-	return se.conn != nil
+	e := se.conn.Err()
+	if e == nil {
+		return true
+	}
+	se.relayFailed(se.link, e)
+	se.forgetRelay()
+	return false
 }
 
-// need returns whether there is a relay to send a command to, connecting if there is none.
-func (se *session) need() bool { return se.live() || se.connect() }
+// need says whether there is a relay to send a command to, and connects if there is none. It
+// is false at the session's end.
+func (se *session) need() bool { return se.live() || !se.over() && se.connect() }
+
+func (se *session) forgetRelay() (conn *client.Conn) {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	conn = se.conn
+	se.conn = nil
+	if se.link != nil {
+		se.link.over = true
+	}
+	return conn
+}
 
 // dropRelay gives the connection up where the relay waits for something that will not come.
 func (se *session) dropRelay() {
-	se.mu.Lock()
-	conn := se.conn
-	se.conn = nil
-	se.mu.Unlock()
-	if conn != nil {
+	if conn := se.forgetRelay(); conn != nil {
 		conn.Abort()
 	}
 }
@@ -178,10 +201,7 @@ func (se *session) dropRelay() {
 // closeRelay says good-bye, if the relay is there to hear it, and waits until its reader is
 // done, which may just be writing to the client.
 func (se *session) closeRelay() {
-	se.mu.Lock()
-	conn := se.conn
-	se.conn = nil
-	se.mu.Unlock()
+	conn := se.forgetRelay()
 	if conn == nil {
 		return
 	}

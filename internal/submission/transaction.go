@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"dovetail/internal/smtp"
-	"dovetail/internal/smtp/client"
 	"dovetail/internal/smtp/server"
 )
 
@@ -23,7 +22,7 @@ type transaction struct {
 	pending   int       // RCPTs sent and not answered
 	accepted  int       // recipients
 	only      smtp.Path // the first of them
-	answered  bool      // the message was refused while it was being sent
+	answered  bool      // by the relay, or by us because it was too big
 	id        string
 }
 
@@ -93,29 +92,13 @@ var (
 // send sends a command to the relay. If the connection ended unnoticed between transactions
 // it goes to a new one. It is false at the session's end.
 func (se *session) send(line []byte, reply func(smtp.Reply)) bool {
-	for range 3 {
-		if !se.need() {
-			return false
-		}
-		e := se.conn.Send(line, reply)
-		if e == nil {
+	for se.need() {
+		if se.conn.Send(line, reply) == nil {
 			return true
 		}
-		se.mu.Lock()
-		open := se.tx.isOpen()
-		se.mu.Unlock()
-		if open {
-			se.broken(e)
-			return false
-		}
 	}
-	se.broken(&client.Error{Kind: client.Lost})
 	return false
 }
-
-// broken ends the session because of e, if it has not ended yet: whoever notices first, the
-// owner or relayFailed, says why.
-func (se *session) broken(e *client.Error) { se.fatal(e, se.target.Label(se.connN), se.codes) }
 
 // mail is MAIL (clauses S5.1 to S5.5).
 func (se *session) mail(cmd *server.Command) bool {
@@ -132,7 +115,7 @@ func (se *session) mail(cmd *server.Command) bool {
 	}
 	se.setState("MAIL FROM", from.String())
 	if !se.need() || !se.introduce(cmd.Reply) {
-		return se.live() || !se.over()
+		return !se.over()
 	}
 	caps := se.conn.Caps().Set
 	if caps&smtp.CapSize != 0 && params.Size > se.maxSize() {
@@ -231,9 +214,7 @@ func (se *session) rcpt(cmd *server.Command) bool {
 	switch {
 	case !refusal.IsZero():
 	case !se.live():
-		// With a transaction open the end of its connection is the session's.
-		se.broken(&client.Error{Kind: client.Lost})
-		return false
+		return false // with a transaction open the end of its connection is the session's
 	case se.msg != nil && se.msg.inData():
 		refusal = badSequence // the relay is in the middle of the message
 	default:

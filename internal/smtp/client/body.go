@@ -2,17 +2,28 @@ package client
 
 import (
 	"strconv"
+	"time"
 
 	"dovetail/internal/smtp"
 )
 
-// StartData begins the data of a message, behind the relay's 354: done hears the answer to
-// the message. An answer may come early, and is then a refusal: Write says so.
-func (c *Conn) StartData(done func(smtp.Reply)) *Error {
-	c.mu.Lock()
-	c.partial = true
-	c.mu.Unlock()
-	return c.push(streaming, done)
+// Data says DATA and waits for the reply. After a 354 the data of a message can be written,
+// and final hears the answer to it; an answer that comes before the end of data is a
+// refusal. Any other reply is the answer, and all there is.
+func (c *Conn) Data(final func(smtp.Reply)) (r smtp.Reply, e *Error) {
+	got := false
+	e = c.send([]byte("DATA"), pending{kind: command, final: final, done: func(reply smtp.Reply) {
+		c.mu.Lock()
+		r, got = reply, true
+		c.mu.Unlock()
+	}})
+	if e == nil {
+		e = c.waitUntil(func() bool { return got })
+	}
+	if e != nil {
+		return smtp.Reply{}, e
+	}
+	return r, nil
 }
 
 // Write sends a piece of a message's data, stuffed. It waits while the relay is slow, at
@@ -34,6 +45,7 @@ func (c *Conn) EndData(b []byte) (refused bool, e *Error) {
 	if refused = len(c.queue) == c.head; !refused {
 		// The answer may come as soon as the last octet has left.
 		c.queue[len(c.queue)-1].kind = command
+		c.armLocked(time.Now())
 	}
 	c.mu.Unlock()
 	if refused {
@@ -73,7 +85,7 @@ func (c *Conn) Chunk(b []byte, last bool, done func(smtp.Reply)) *Error {
 	}
 	head = append(head, '\r', '\n')
 	copy(b[ChunkRoom-len(head):], head)
-	if e := c.push(command, done); e != nil {
+	if e := c.push(pending{kind: command, done: done}); e != nil {
 		return e
 	}
 	return c.write(b[ChunkRoom-len(head):])

@@ -149,11 +149,10 @@ func TestData(t *testing.T) {
 	o := dial(t, config(r))
 	o.do("MAIL FROM:<a@b>")
 	o.do("RCPT TO:<a@b>")
-	if got := o.do("DATA"); !strings.HasPrefix(got, "354") {
-		t.Fatal(got)
-	}
 	var answer smtp.Reply
-	o.c.StartData(func(r smtp.Reply) { answer = r })
+	if r, e := o.c.Data(func(r smtp.Reply) { answer = r }); e != nil || r.Code != 354 {
+		t.Fatal(r, e)
+	}
 	var s smtp.DotStuffer
 	body := strings.Repeat(".line\r\n", 100000)
 	if refused, e := o.c.Write(s.Append(nil, []byte(body))); refused || e != nil {
@@ -174,6 +173,28 @@ func TestData(t *testing.T) {
 	}
 }
 
+// Who sends a message may take longer than the relay has for an answer.
+func TestSlowData(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{})
+	cfg := config(r)
+	cfg.CommandTimeout = 100 * time.Millisecond
+	o := dial(t, cfg)
+	o.do("MAIL FROM:<a@b>")
+	o.do("RCPT TO:<a@b>")
+	var answer smtp.Reply
+	o.c.Data(func(r smtp.Reply) { answer = r })
+	select {
+	case e := <-o.failed:
+		t.Fatal(e)
+	case <-time.After(3 * cfg.CommandTimeout):
+	}
+	o.c.EndData([]byte(".\r\n"))
+	if e := o.c.WaitAll(); e != nil || answer.Code != 250 {
+		t.Error(answer, e)
+	}
+}
+
 // A refusal in the middle of the data stops the writing; no QUIT follows, which would be
 // data.
 func TestEarlyRefusal(t *testing.T) {
@@ -182,9 +203,8 @@ func TestEarlyRefusal(t *testing.T) {
 	o := dial(t, config(r))
 	o.do("MAIL FROM:<a@b>")
 	o.do("RCPT TO:<a@b>")
-	o.do("DATA")
 	answered := make(chan smtp.Reply, 1)
-	o.c.StartData(func(r smtp.Reply) { answered <- r })
+	o.c.Data(func(r smtp.Reply) { answered <- r })
 	line := bytes.Repeat([]byte("x"), 10000)
 	if refused, e := o.c.Write(line); refused || e != nil {
 		t.Fatal(refused, e)
@@ -312,8 +332,7 @@ func TestStalledRelay(t *testing.T) {
 	o := dial(t, cfg)
 	o.do("MAIL FROM:<a@b>")
 	o.do("RCPT TO:<a@b>")
-	o.do("DATA")
-	o.c.StartData(func(smtp.Reply) { t.Error("a reply") })
+	o.c.Data(func(smtp.Reply) { t.Error("a reply") })
 	block := bytes.Repeat([]byte("x"), 1<<20)
 	var e *Error
 	for e == nil {

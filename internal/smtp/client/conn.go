@@ -114,8 +114,9 @@ type Conn struct {
 
 // A pending is a command that waits for its reply.
 type pending struct {
-	done func(smtp.Reply)
-	kind pendingKind
+	kind  pendingKind
+	done  func(smtp.Reply)
+	final func(smtp.Reply) // of DATA: hears the answer to the message after a 354
 }
 
 type pendingKind uint8
@@ -265,11 +266,15 @@ func (c *Conn) has(caps smtp.Cap) bool { return c.caps.Has(caps) }
 // present.
 func (c *Conn) armLocked(now time.Time) {
 	d := c.cfg.CommandTimeout
-	if len(c.queue) == c.head {
-		if d = c.cfg.IdleTimeout; d <= 0 {
-			c.expires = time.Time{}
-			return
-		}
+	switch {
+	case len(c.queue) == c.head:
+		d = c.cfg.IdleTimeout
+	case c.queue[c.head].kind == streaming:
+		d = 0 // the relay waits for us, and each write has its own time
+	}
+	if d <= 0 {
+		c.expires = time.Time{}
+		return
 	}
 	c.expires = now.Add(d)
 	switch {

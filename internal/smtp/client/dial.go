@@ -15,6 +15,9 @@ import (
 	"dovetail/internal/smtp"
 )
 
+// maxLogged is how much of a reply a line shows, in octets.
+const maxLogged = 512
+
 // maxLine is what a command may have without its CRLF where the relay might count: AUTH
 // with an initial response, and XCLIENT (clauses S4.3, S4.4).
 const maxLine = 510
@@ -354,24 +357,24 @@ func (c *Conn) login() *Error {
 		}
 		if r.Code != 334 {
 			e := refusal(r, Refused)
-			e.Log = "Authentication failed: " + r.Split().String()
+			e.Log = "Authentication failed: " + r.Split().OneLine(maxLogged)
 			return e
 		}
 		if len(r.Text) > 1 {
-			return authFailed("Server returned multi-line reply: " + r.String())
+			return authFailed("Server returned multi-line reply: " + r.OneLine(maxLogged))
 		}
 		answer := initial
 		switch {
 		case initial == nil:
 			challenge, err := base64.StdEncoding.DecodeString(r.Text[0])
 			if err != nil {
-				return authFailed("Server sent non-base64 input for AUTH: " + r.Text[0])
+				return authFailed("Server sent non-base64 input for AUTH: " + r.OneLine(maxLogged))
 			}
 			if answer, err = mech.Next(challenge); err != nil {
 				return authFailed(err.Error())
 			}
 		case r.Text[0] != "":
-			return authFailed("Server sent unexpected server-first challenge: " + r.String())
+			return authFailed("Server sent unexpected server-first challenge: " + r.OneLine(maxLogged))
 		}
 		initial = nil
 		line = base64.StdEncoding.EncodeToString(answer)

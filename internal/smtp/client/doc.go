@@ -10,7 +10,7 @@
 //	R: MAIL FROM:<a@b>                      Send: buffered until Flush; many may wait for
 //	R: RCPT TO:<c@d>                        their replies, if the relay has PIPELINING
 //	M: 250 2.1.0 Ok                         ... which one reader dispatches
-//	R: DATA, or BDAT 131072                 StartData, Write, EndData; Chunk
+//	R: DATA, or BDAT 131072                 Data, Write, EndData; Chunk
 //
 // One goroutine, the owner, sends; another one reads, from Start to the end of the
 // connection, and calls the functions that wait for replies. A connection ends once: by

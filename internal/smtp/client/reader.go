@@ -25,6 +25,7 @@ func (c *Conn) releaseInput() {
 // readLoop dispatches replies until the connection is over.
 func (c *Conn) readLoop() {
 	defer close(c.ended)
+	defer c.batch() // for replies that stood before what ended the connection
 	defer c.releaseInput()
 	for {
 		if c.in == nil {
@@ -48,9 +49,13 @@ func (c *Conn) readLoop() {
 			}
 		}
 		c.releaseInput()
-		if c.hooks.Batch != nil {
-			c.hooks.Batch()
-		}
+		c.batch()
+	}
+}
+
+func (c *Conn) batch() {
+	if c.hooks.Batch != nil {
+		c.hooks.Batch()
 	}
 }
 
@@ -75,13 +80,13 @@ func (c *Conn) dispatch(r smtp.Reply) bool {
 	}
 	if len(c.queue) == c.head {
 		c.mu.Unlock()
-		c.fail(&Error{Kind: BadReply, Log: "Unexpected reply: " + r.Split().String()})
+		c.fail(&Error{Kind: BadReply, Log: "Unexpected reply: " + r.Split().OneLine(maxLogged)})
 		return false
 	}
 	first := c.queue[c.head]
 	if first.kind == streaming && r.Class() == 2 {
 		c.mu.Unlock()
-		c.fail(&Error{Kind: BadReply, Log: "Got early success reply: " + r.Split().String()})
+		c.fail(&Error{Kind: BadReply, Log: "Got early success reply: " + r.Split().OneLine(maxLogged)})
 		return false
 	}
 	if r.Code == 530 {
@@ -89,10 +94,16 @@ func (c *Conn) dispatch(r smtp.Reply) bool {
 		c.fail(refusal(r, NeedsAuth))
 		return false
 	}
-	c.queue[c.head] = pending{}
-	c.head++
-	if c.head == len(c.queue) {
-		c.queue, c.head = c.queue[:0], 0
+	if first.final != nil && r.Code == 354 {
+		// At once, because the next reply may be here already.
+		c.queue[c.head] = pending{kind: streaming, done: first.final}
+		c.partial = true
+	} else {
+		c.queue[c.head] = pending{}
+		c.head++
+		if c.head == len(c.queue) {
+			c.queue, c.head = c.queue[:0], 0
+		}
 	}
 	c.armLocked(time.Now())
 	c.mu.Unlock()

@@ -11,15 +11,17 @@ import (
 // when much has gathered; done is called, by the reader, with its reply. To a relay without
 // PIPELINING, Send waits until no other command waits (and flushes). An error means that
 // the connection was over before; when it ends later, Hooks.Failed hears of it, not done.
-func (c *Conn) Send(line []byte, done func(smtp.Reply)) *Error { return c.send(line, command, done) }
+func (c *Conn) Send(line []byte, done func(smtp.Reply)) *Error {
+	return c.send(line, pending{kind: command, done: done})
+}
 
-func (c *Conn) send(line []byte, kind pendingKind, done func(smtp.Reply)) *Error {
+func (c *Conn) send(line []byte, p pending) *Error {
 	if !c.has(smtp.CapPipelining) {
 		if e := c.WaitAll(); e != nil {
 			return e
 		}
 	}
-	if e := c.push(kind, done); e != nil {
+	if e := c.push(p); e != nil {
 		return e
 	}
 	c.appendOut(line)
@@ -39,7 +41,7 @@ func (c *Conn) appendOut(line []byte) {
 	c.out = append(append(c.out, line...), '\r', '\n')
 }
 
-func (c *Conn) push(kind pendingKind, done func(smtp.Reply)) *Error {
+func (c *Conn) push(p pending) *Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
@@ -50,7 +52,7 @@ func (c *Conn) push(kind pendingKind, done func(smtp.Reply)) *Error {
 		clear(c.queue[n:])
 		c.queue, c.head = c.queue[:n], 0
 	}
-	c.queue = append(c.queue, pending{done, kind})
+	c.queue = append(c.queue, p)
 	c.commands++
 	if len(c.queue)-c.head == 1 {
 		c.armLocked(time.Now())
@@ -94,11 +96,11 @@ func (c *Conn) Do(line string) (smtp.Reply, *Error) { return c.do(line, command)
 
 func (c *Conn) do(line string, kind pendingKind) (r smtp.Reply, e *Error) {
 	got := false
-	e = c.send([]byte(line), kind, func(reply smtp.Reply) {
+	e = c.send([]byte(line), pending{kind: kind, done: func(reply smtp.Reply) {
 		c.mu.Lock()
 		r, got = reply, true
 		c.mu.Unlock()
-	})
+	}})
 	if e != nil {
 		return smtp.Reply{}, e
 	}

@@ -92,6 +92,9 @@ type Failure struct {
 	Errors []string   // lines for the log before that
 }
 
+// maxLogged is how much of a reply a line shows, in octets.
+const maxLogged = 512
+
 const (
 	notConnected  = "Failed to connect to relay server"
 	notReady      = "Failed to establish relay connection"
@@ -114,13 +117,13 @@ func Fail(e *client.Error, host, label string, codes bool) Failure {
 		text = notConnected + " (connect)"
 	case client.Refused:
 		text = notReady
-		f.Errors = append(f.Errors, notReady+": "+e.Reply.Split().String())
+		f.Errors = append(f.Errors, notReady+": "+e.Reply.Split().OneLine(maxLogged))
 	case client.NeedsAuth:
-		f.Errors = append(f.Errors, "Relay server requires authentication: "+e.Reply.Split().String())
+		f.Errors = append(f.Errors, "Relay server requires authentication: "+e.Reply.Split().OneLine(maxLogged))
 		return f.closing("4.3.5", host, internalError)
 	case client.Closing:
 		r := e.Reply
-		f.Errors = append(f.Errors, lost+": "+r.Split().String())
+		f.Errors = append(f.Errors, lost+": "+r.Split().OneLine(maxLogged))
 		if codes {
 			r = r.Split()
 		}
@@ -147,6 +150,9 @@ func (f Failure) closing(enhanced, host string, lines ...string) Failure {
 			f.Reason += " "
 		}
 		f.Reason += line
+	}
+	if len(f.Reason) > maxLogged {
+		f.Reason = f.Reason[:maxLogged-3] + "..."
 	}
 	return f
 }
