@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"syscall"
+
+	"dovetail/internal/process/rawio"
 )
 
 // errWouldBlock is what Read returns in the mode without waiting. To crypto/tls it is a
@@ -131,16 +133,9 @@ func (s *Socket) readPooled() (b *[]byte, n int, err error) {
 // takeReady reads into a buffer of the pool. While there is nothing, it holds none.
 func (s *Socket) takeReady(fd uintptr) bool {
 	b := buffers.Get().(*[]byte)
-	for {
-		s.n, s.err = syscall.Read(int(fd), *b)
-		switch {
-		case s.err == syscall.EINTR:
-			continue
-		case s.err == nil && s.n > 0:
-			s.pooled = b
-			return true
-		}
-		break
+	if s.n, s.err = rawio.Read(fd, *b); s.n > 0 {
+		s.pooled = b
+		return true
 	}
 	buffers.Put(b)
 	return s.err != syscall.EAGAIN

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"dovetail/internal/process/rawio"
 	"dovetail/internal/smtp"
 )
 
@@ -206,10 +207,7 @@ func write(nc net.Conn, raw syscall.RawConn, b []byte, timeout time.Duration) (i
 	n := 0
 	if raw != nil {
 		err := raw.Write(func(fd uintptr) bool {
-			m, werr := syscall.Write(int(fd), b)
-			if werr == nil {
-				n = m
-			}
+			n, _ = rawio.Write(fd, b)
 			return true // what is not written now is below
 		})
 		if err != nil {

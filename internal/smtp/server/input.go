@@ -4,6 +4,8 @@ import (
 	"io"
 	"syscall"
 	"time"
+
+	"dovetail/internal/process/rawio"
 )
 
 // Input returns the octets that were read and not yet used: at least one, and if it has to
@@ -57,7 +59,7 @@ func (c *Conn) DropInput() int {
 	for n < large {
 		m := 0
 		err := c.raw.Read(func(fd uintptr) bool {
-			m, _ = syscall.Read(int(fd), *b)
+			m, _ = rawio.Read(fd, *b)
 			return true
 		})
 		if err != nil || m <= 0 {
@@ -160,26 +162,22 @@ func (c *Conn) space() []byte {
 // readReady is called by the poller when something may be there. It says whether the read
 // is over. While it is not, no buffer is held for it.
 func (c *Conn) readReady(fd uintptr) bool {
-	for {
-		n, err := syscall.Read(int(fd), c.space())
-		switch {
-		case n > 0:
-			c.n = n
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			if len(c.in) == 0 {
-				c.release()
-			}
-			c.beforeBlock()
-			return false
-		case err != nil:
-			c.rerr = err
-		default:
-			c.rerr = io.EOF
+	n, err := rawio.Read(fd, c.space())
+	switch {
+	case n > 0:
+		c.n = n
+	case err == syscall.EAGAIN:
+		if len(c.in) == 0 {
+			c.release()
 		}
-		return true
+		c.beforeBlock()
+		return false
+	case err != nil:
+		c.rerr = err
+	default:
+		c.rerr = io.EOF
 	}
+	return true
 }
 
 // beforeBlock writes the replies that are ready, and starts the idle timer unless a
