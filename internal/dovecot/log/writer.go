@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dovetail/internal/process/event"
+	"dovetail/internal/process/rawio"
 )
 
 const (
@@ -166,7 +167,7 @@ func (w *Writer) pipeLocked(line []byte) bool {
 	}
 	end := time.Now().Add(wait)
 	for {
-		n, err := syscall.Write(w.fd, line)
+		n, err := rawio.Write(uintptr(w.fd), line)
 		switch {
 		case err == nil:
 			w.stuck = false

@@ -9,6 +9,7 @@ import (
 
 	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/process/event"
+	"dovetail/internal/process/rawio"
 )
 
 // Records that do not cross 0 are at least this far apart (clause P1.5.7).
@@ -57,7 +58,7 @@ func (s *status) sendLocked() {
 	}
 	b := s.record.Append(s.buf[:0])
 	for {
-		switch got, err := syscall.Write(s.fd, b); {
+		switch got, err := rawio.Write(uintptr(s.fd), b); {
 		case err == syscall.EINTR:
 			continue
 		case err == nil && got == len(b):
