@@ -17,13 +17,22 @@ import (
 var building struct {
 	mu    sync.Mutex
 	dir   string
-	built map[string]error
+	built map[string]error // by path
 }
 
 // Binary builds one of our programs, cmd/NAME, once in a test process, and returns its
 // path. A program that is not there yet is a need. Packages that use it have Main in their
-// TestMain, which removes it.
+// TestMain, which removes it. Tests under the race detector get programs with it.
 func Binary(t testing.TB, name string) string {
+	t.Helper()
+	return Build(t, name, "")
+}
+
+// Hasty is the build tag with which timers of minutes are seconds (package process/pace).
+const Hasty = "hasty"
+
+// Build is Binary with a build tag; those with the same tag are in one directory.
+func Build(t testing.TB, name, tag string) string {
 	t.Helper()
 	b := &building
 	b.mu.Lock()
@@ -38,11 +47,11 @@ func Binary(t testing.TB, name string) string {
 		}
 		b.dir, b.built = dir, map[string]error{}
 	}
-	path := filepath.Join(b.dir, name)
-	err, done := b.built[name]
+	path := filepath.Join(b.dir, tag, name)
+	err, done := b.built[path]
 	if !done {
-		err = build(name, path)
-		b.built[name] = err
+		err = build(name, path, tag)
+		b.built[path] = err
 	}
 	if err == errNoProgram {
 		need.Missing(t, "cmd/"+name)
@@ -55,7 +64,7 @@ func Binary(t testing.TB, name string) string {
 
 var errNoProgram = fmt.Errorf("no such program")
 
-func build(name, path string) error {
+func build(name, path, tag string) error {
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
 		return fmt.Errorf("go list: %w", err)
@@ -63,8 +72,12 @@ func build(name, path string) error {
 	if _, err := os.Stat(filepath.Join(strings.TrimSpace(string(root)), "cmd", name)); os.IsNotExist(err) {
 		return errNoProgram
 	}
-	cmd := exec.Command("go", "build", "-o", path, "dovetail/cmd/"+name)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	args, cgo := []string{"build", "-tags", tag, "-o", path}, "CGO_ENABLED=0"
+	if Race {
+		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+	}
+	cmd := exec.Command("go", append(args, "dovetail/cmd/"+name)...)
+	cmd.Env = append(os.Environ(), cgo)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cmd/%s does not build: %w\n%s", name, err, out)
 	}
