@@ -9,6 +9,7 @@
 package main
 
 import (
+	_ "dovetail/internal/process/entry" // the address space limit
 	"dovetail/internal/process/service"
 	"dovetail/internal/submission"
 )

@@ -73,8 +73,11 @@ func build(name, path, tag string) error {
 		return errNoProgram
 	}
 	args, cgo := []string{"build", "-tags", tag, "-o", path}, "CGO_ENABLED=0"
-	if Race {
+	switch {
+	case Race: // which needs cgo, and no limit of the address space
 		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+	case name == "submission" || name == "submission-login":
+		args = append(args, "-ldflags", "-E dovetail_entry") // as the Makefile does
 	}
 	cmd := exec.Command("go", append(args, "dovetail/cmd/"+name)...)
 	cmd.Env = append(os.Environ(), cgo)
