@@ -1,7 +1,13 @@
 package interop
 
 import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/google/go-cmp/cmp"
 
 	"dovetail/internal/testkit/system"
 )
@@ -39,23 +45,65 @@ var differences = []difference{
 			return line, !strings.HasPrefix(line, "submission-login: Info: Login attempt ")
 		},
 	},
+	{
+		id:      "relay-421-text-kept",
+		applies: func(s system.System) bool { return s.Worker == system.Ours },
+		truth: func(line string) (string, bool) {
+			// The relays of these cases say "421 4.3.2 relay.test going down".
+			if !strings.Contains(line, " going down (connection lost)") || strings.Contains(line, " relay.test going down") {
+				return line, true
+			}
+			return addToOut(strings.Replace(line, " going down (", " relay.test going down (", 1), len("relay.test ")), true
+		},
+		got: keep,
+	},
+	{
+		id:      "reset-logged-plainly",
+		applies: func(s system.System) bool { return s.IsOurs() },
+		truth:   func(line string) (string, bool) { return readFailed.ReplaceAllString(line, ""), true },
+		got:     keep,
+	},
 }
 
-// compared returns what should be equal, and the ids of what was applied.
-func compared(sys system.System, truth, got *record) (want, have, used []string) {
-	want, have = truth.lines, got.lines
-	for _, d := range differences {
-		if !d.applies(sys) {
-			continue
-		}
-		w, n := change(want, d.truth)
-		h, m := change(have, d.got)
-		if n+m > 0 {
-			used = append(used, d.id)
-		}
-		want, have = w, h
+var (
+	readFailed = regexp.MustCompile(`read\(size=\d+\) failed: `)
+	outCount   = regexp.MustCompile(` out=(\d+)$`)
+)
+
+// addToOut corrects the count of octets at the end of a logout line.
+func addToOut(line string, octets int) string {
+	m := outCount.FindStringSubmatch(line)
+	if m == nil {
+		return line
 	}
-	return want, have, used
+	n, _ := strconv.Atoi(m[1])
+	return outCount.ReplaceAllString(line, fmt.Sprintf(" out=%d", n+octets))
+}
+
+// compared returns how the record of the system differs from what Dovecot showed, by
+// chapter, and the ids of the differences that were applied. "" means: not at all.
+func compared(sys system.System, truth, got *record) (diff string, used []string) {
+	if len(truth.chapters) != len(got.chapters) {
+		return fmt.Sprintf("%d chapters, Dovecot has %d", len(got.chapters), len(truth.chapters)), nil
+	}
+	for i, c := range truth.chapters {
+		want, have := c.lines, got.chapters[i].lines
+		for _, d := range differences {
+			if !d.applies(sys) {
+				continue
+			}
+			w, n := change(want, d.truth)
+			h, m := change(have, d.got)
+			if n+m > 0 && !slices.Contains(used, d.id) {
+				used = append(used, d.id)
+			}
+			want, have = w, h
+		}
+		if x := cmp.Diff(want, have); x != "" {
+			diff += fmt.Sprintf("%s (-Dovecot +%v):\n%s", c.name, sys, x)
+		}
+	}
+	return diff, used
 }
 
 func change(lines []string, f func(string) (string, bool)) (out []string, changed int) {

@@ -5,13 +5,28 @@ import (
 	"slices"
 	"strings"
 
+	"dovetail/internal/testkit/relay"
 	"dovetail/internal/testkit/system"
 )
 
 // A record is what a run showed, in lines that another run would repeat.
 type record struct {
+	chapters []chapter
+	log      string // as it was, for failures
+}
+
+// A chapter is what was seen of one client, or of several that belong together.
+type chapter struct {
+	name  string
 	lines []string
-	log   string // as it was, for failures
+}
+
+// lines returns the lines of all chapters.
+func (r *record) lines() (all []string) {
+	for _, c := range r.chapters {
+		all = append(all, c.lines...)
+	}
+	return all
 }
 
 // normal replaces what varies from run to run by the transcripts' placeholders.
@@ -37,7 +52,7 @@ var normal = []struct {
 	{regexp.MustCompile(`\b[A-Za-z0-9+/]{22}(:T\d+)?\b`), "{id}$1"},
 	{regexp.MustCompile(`\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) \d{4} \d\d:\d\d:\d\d [+-]\d{4}`), "{date}"},
 	{regexp.MustCompile(`id=[A-Za-z0-9+/]{22}`), "id={id}"},
-	{regexp.MustCompile(`^\tid \S{22}`), "\tid {id}"},
+	{regexp.MustCompile(`^  \tid \S{22}`), "  \tid {id}"},
 }
 
 func normalise(line string, r *system.Running) string {
@@ -48,60 +63,71 @@ func normalise(line string, r *system.Running) string {
 	return line
 }
 
-// record puts everything together. The log is grouped by process, since two processes
-// have no order between them.
-func (w *world) record(quietLog bool) *record {
-	r := &record{}
+// chapter ends a chapter: the sessions, relay connections and log lines since the last one
+// are put together. It waits until the log says that who logged in has logged out.
+func (w *world) chapter(name string) {
+	w.t.Helper()
+	for _, s := range w.sessions[w.told.sessions:] {
+		s.c.Close()
+	}
+	log := w.inst.WaitFor(func(lines []string) bool { return logins(lines) <= logouts(lines) })
+	if w.quietLog {
+		log = nil
+	}
+	conns := w.relay.AllEnded()
+	c := chapter{name: name}
 	add := func(lines ...string) {
 		for _, l := range lines {
-			r.lines = append(r.lines, normalise(l, w.inst))
+			c.lines = append(c.lines, normalise(l, w.inst))
 		}
 	}
-	for _, s := range w.sessions {
+	for _, s := range w.sessions[w.told.sessions:] {
 		add("client " + s.name + ":")
 		add(s.said...)
 	}
-	for _, c := range w.relay.Conns() {
-		end := "gone" // with or without a RST is a matter of microseconds
-		if c.End == "QUIT" {
-			end = c.End
+	for _, x := range conns[w.told.conns:] {
+		add(relayed(x)...)
+	}
+	add(w.notes...)
+	for _, group := range w.byProcess(log[min(w.told.log, len(log)):]) {
+		c.lines = append(c.lines, "log:")
+		c.lines = append(c.lines, group...)
+	}
+	w.chapters = append(w.chapters, c)
+	w.told.sessions, w.told.conns, w.told.log, w.notes = len(w.sessions), len(conns), len(log), nil
+}
+
+// relayed shows what a connection to the relay was.
+func relayed(c relay.Conn) (lines []string) {
+	end := "gone" // with or without a RST is a matter of microseconds
+	if c.End == "QUIT" {
+		end = c.End
+	}
+	lines = append(lines, "relay connection: "+end)
+	for i, l := range c.Lines {
+		switch {
+		case !isBinary(l):
+			lines = append(lines, "R: "+l)
+		case i == 0 || !isBinary(c.Lines[i-1]): // a TLS handshake that nobody asked for
+			lines = append(lines, "R: (no text)")
 		}
-		add("relay connection: " + end)
-		for i, l := range c.Lines {
-			switch {
-			case !isBinary(l):
-				add("R: " + l)
-			case i == 0 || !isBinary(c.Lines[i-1]): // a TLS handshake that nobody asked for
-				add("R: (no text)")
-			}
-		}
-		for _, m := range c.Messages {
-			add("message from " + m.From + " to " + strings.Join(m.Rcpts, " "))
-			for _, l := range strings.SplitAfter(string(m.Data), "\r\n") {
-				if body, ok := strings.CutSuffix(l, "\r\n"); ok {
-					r.lines = append(r.lines, "  "+normalise(body, w.inst))
-				} else if l != "" {
-					r.lines = append(r.lines, "  "+normalise(l, w.inst)+`\c`)
-				}
-			}
-		}
-		for _, v := range c.Violations {
-			if !strings.Contains(v, `\x`) {
-				add("violation: " + v)
+	}
+	for _, m := range c.Messages {
+		lines = append(lines, "message from "+m.From+" to "+strings.Join(m.Rcpts, " "))
+		for _, l := range strings.SplitAfter(string(m.Data), "\r\n") {
+			if body, ok := strings.CutSuffix(l, "\r\n"); ok {
+				lines = append(lines, "  "+body)
+			} else if l != "" {
+				lines = append(lines, "  "+l+`\c`)
 			}
 		}
 	}
-	if len(w.notes) > 0 {
-		add("notes:")
-		add(w.notes...)
-	}
-	if !quietLog {
-		for _, group := range w.byProcess(w.inst.Log()) {
-			r.lines = append(r.lines, "log:")
-			r.lines = append(r.lines, group...)
+	for _, v := range c.Violations {
+		if !strings.Contains(v, `\x`) {
+			lines = append(lines, "violation: "+v)
 		}
 	}
-	return r
+	return lines
 }
 
 func isBinary(line string) bool {

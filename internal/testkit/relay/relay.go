@@ -190,6 +190,20 @@ func (r *Relay) Ended(n int) Conn {
 	return r.Conns()[n]
 }
 
+// AllEnded waits until no connection is open, and returns them.
+func (r *Relay) AllEnded() []Conn {
+	r.t.Helper()
+	r.wait("the end of all connections", func() bool {
+		for _, c := range r.conns {
+			if c.End == "" {
+				return false
+			}
+		}
+		return true
+	})
+	return r.Conns()
+}
+
 // Commands waits until connection number n sent at least count lines, and returns all.
 func (r *Relay) Commands(n, count int) []string {
 	r.t.Helper()
