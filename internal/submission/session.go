@@ -12,6 +12,7 @@ import (
 
 	"dovetail/internal/dovecot/handoff"
 	"dovetail/internal/process/event"
+	"dovetail/internal/process/pace"
 	"dovetail/internal/process/service"
 	"dovetail/internal/smtp"
 	"dovetail/internal/smtp/client"
@@ -22,9 +23,9 @@ import (
 
 const (
 	maxParams   = 4096             // octets behind a command's name (clause S1.12)
-	idleTimeout = 10 * time.Minute // without input (clause S1.7)
+	idleTimeout = 10 * time.Minute / pace.Haste // without input (clause S1.7)
 
-	lastAnswer = 30 * time.Second // for the relay's answers when the client has gone
+	lastAnswer = 30 * time.Second / pace.Haste // for the relay's answers when the client has gone
 	quitAnswer = 2 * time.Second  // for the relay's answer to QUIT (clause S8.3)
 	watchAfter = time.Second      // of a wait for the relay, until the client is watched
 )
