@@ -15,6 +15,7 @@ import (
 	"dovetail/internal/dovecot/authclient"
 	"dovetail/internal/dovecot/handoff"
 	"dovetail/internal/dovecot/masterproto"
+	"dovetail/internal/process/pace"
 	"dovetail/internal/process/service"
 	"dovetail/internal/smtp"
 	"dovetail/internal/smtp/server"
@@ -23,7 +24,7 @@ import (
 )
 
 const (
-	loginTimeout = 180 * time.Second // from accept to login (clause S1.6)
+	loginTimeout = 180 * time.Second / pace.Haste // from accept to login (clause S1.6)
 
 	maxParams     = 1025       // octets behind a command's name (clause S1.12)
 	maxAuthParams = 12288 + 64 // of AUTH: an initial response (RFC 4954 section 4) and the mechanism

@@ -287,6 +287,12 @@ func (d *dialog) startTLS(ctx context.Context, mode TLSMode) error {
 }
 
 func (d *dialog) send(line string) error {
+	if d.r.br.Buffered() > 0 { // whatever it answers, it is not this
+		if _, err := d.r.reply(); err != nil && err != errNoReply {
+			return err
+		}
+		return invalid("Reply to a command that was not sent", short(d.r.first))
+	}
 	n, err := io.WriteString(d.conn, line+"\r\n")
 	d.sent += uint64(n)
 	return err

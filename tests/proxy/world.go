@@ -1,0 +1,153 @@
+// Package proxy shows login proxying (clause S9) from outside: a frontend whose passdb
+// sends users on, scripted backends, real ones, and what clients, backends and the log
+// saw. Whatever has a counterpart in Dovecot runs against Dovecot's own login process in
+// the same way.
+package proxy
+
+import (
+	"encoding/base64"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"dovetail/internal/testkit/client"
+	"dovetail/internal/testkit/relay"
+	"dovetail/internal/testkit/system"
+)
+
+const unavailable = "454 4.7.0 Account is temporarily unavailable."
+
+// dovecotCaps are what a backend of Dovecot's kind announces before the login.
+var dovecotCaps = []string{"PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING", "AUTH PLAIN LOGIN", "XCLIENT ADDR PORT PROTO HELO LOGIN SESSION TTL TIMEOUT FORWARD"}
+
+// A user is one that the frontend sends to a backend of its own.
+type user struct {
+	name   string
+	fields string // of the passdb, besides proxy, host and port; "{port}" is the backend's
+	relay  *relay.Options
+	bare   bool // fields is all there is
+}
+
+// A front is a frontend with its users and their backends.
+type front struct {
+	*system.Running
+	t        *testing.T
+	backends map[string]*relay.Relay // by user; nil: nothing listens
+	ports    map[string]int
+}
+
+// start starts a frontend. The users' password is "pw".
+func start(t *testing.T, sys system.System, users []user, config ...string) *front {
+	t.Helper()
+	sys.Need(t)
+	f := &front{t: t, backends: map[string]*relay.Relay{}, ports: map[string]int{}}
+	var lines []string
+	for _, u := range users {
+		port := system.Hold(t)
+		f.ports[u.name] = port.Number
+		if u.relay != nil {
+			o := *u.relay
+			o.Listener = port.Listen(t)
+			if o.Caps == nil {
+				o.Caps = dovecotCaps
+			}
+			f.backends[u.name] = relay.Start(t, o)
+		}
+		fields := "proxy=y host=127.0.0.1 port={port} " + u.fields
+		if u.bare {
+			fields = u.fields
+		}
+		lines = append(lines, u.name+":{PLAIN}pw::::::"+strings.TrimSpace(strings.ReplaceAll(fields, "{port}", fmt.Sprint(port.Number))))
+	}
+	f.Running = sys.Start(t, system.Setup{
+		Config: append([]string{"passdb proxied {", "  driver = passwd-file", "  args = {dir}/etc/proxied", "}"}, config...),
+		Files:  map[string]system.File{"etc/proxied": {Data: strings.Join(lines, "\n") + "\n"}},
+	})
+	return f
+}
+
+// dial connects a client and reads the greeting.
+func (f *front) dial(t *testing.T, o client.Options) *client.Client {
+	t.Helper()
+	addr := f.Addr()
+	if o.TLS != nil {
+		addr = f.TLSAddr()
+	}
+	c := client.Dial(t, addr, o)
+	c.ExpectCode("220 ")
+	return c
+}
+
+// login sends AUTH PLAIN and returns the lines of the reply, or what came before the end.
+func login(c *client.Client, user string) (lines []string) {
+	c.Send("AUTH PLAIN " + plain(user, "pw"))
+	for {
+		line, err := c.TryLine()
+		if err != nil {
+			return append(lines, "(end)")
+		}
+		lines = append(lines, line)
+		if len(line) < 4 || line[3] != '-' {
+			return lines
+		}
+	}
+}
+
+func plain(user, password string) string {
+	return base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
+}
+
+// logOf returns the log lines that are about a user, as they are compared: without the
+// session's own data, with places for what varies.
+func (f *front) logOf(user string) (lines []string) {
+	for _, l := range f.Log() {
+		if strings.Contains(l, "user=<"+user+">") || strings.Contains(l, "proxy("+user+",") || strings.Contains(l, "proxy("+user+")") {
+			lines = append(lines, f.normal(l, user))
+		}
+	}
+	return lines
+}
+
+var varying = []struct {
+	re *regexp.Regexp
+	by string
+}{
+	{regexp.MustCompile(`: user=<[^>]*>,.*$`), ""},
+	{regexp.MustCompile(`local=127\.0\.0\.1:\d+`), "local=127.0.0.1:{port}"},
+	{regexp.MustCompile(`\b\d\.\d{3} secs`), "{n.nnn} secs"},
+	{regexp.MustCompile(`duration=\d+s`), "duration={n}s"},
+	{regexp.MustCompile(`\((\d+)s idle, in=(\d+), out=(\d+)`), "({n}s idle, in={n}, out={n}"},
+	{regexp.MustCompile(`in \d+ms`), "in {n}ms"},
+	{regexp.MustCompile(`waited \d+ secs`), "waited {n} secs"},
+}
+
+func (f *front) normal(line, user string) string {
+	line = strings.TrimPrefix(line, "submission-login: ")
+	line = strings.ReplaceAll(line, fmt.Sprintf(":%d", f.ports[user]), ":{backend}")
+	line = strings.ReplaceAll(line, fmt.Sprintf(", %d)", f.ports[user]), ", {backend})")
+	for _, v := range varying {
+		line = v.re.ReplaceAllString(line, v.by)
+	}
+	return line
+}
+
+var wire = []struct {
+	re *regexp.Regexp
+	by string
+}{
+	{regexp.MustCompile(`PORT=\d+`), "PORT={port}"},
+	{regexp.MustCompile(`SESSION=\S+`), "SESSION={session}"},
+}
+
+// said is what a backend heard on its connection number n, joined with " / ".
+func said(r *relay.Relay, n int) string {
+	text := strings.Join(r.Conns()[n].Lines, " / ")
+	for _, v := range wire {
+		text = v.re.ReplaceAllString(text, v.by)
+	}
+	return text
+}
+
+// ours says whether the login process is.
+func ours(sys system.System) bool { return sys.Login == system.Ours }
