@@ -7,11 +7,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"dovetail/internal/process/pace"
 )
 
 const (
-	writeTimeout = 10 * time.Minute // for a side to take what the other says
-	halfClosed   = 10 * time.Minute // for a server to end after its client has
+	writeTimeout = 10 * time.Minute / pace.Haste // for a side to take what the other says
+	halfClosed   = 10 * time.Minute / pace.Haste // for a server to end after its client has
 )
 
 // An End is one side: Conn carries the octets, Sock lies beneath it. Without TLS they are

@@ -22,12 +22,12 @@ import (
 )
 
 const (
-	maxParams   = 4096             // octets behind a command's name (clause S1.12)
+	maxParams   = 4096                          // octets behind a command's name (clause S1.12)
 	idleTimeout = 10 * time.Minute / pace.Haste // without input (clause S1.7)
 
 	lastAnswer = 30 * time.Second / pace.Haste // for the relay's answers when the client has gone
-	quitAnswer = 2 * time.Second  // for the relay's answer to QUIT (clause S8.3)
-	watchAfter = time.Second      // of a wait for the relay, until the client is watched
+	quitAnswer = 2 * time.Second               // for the relay's answer to QUIT (clause S8.3)
+	watchAfter = time.Second                   // of a wait for the relay, until the client is watched
 )
 
 // A session is one client. Its goroutine, the owner, owns all fields that mu does not guard.

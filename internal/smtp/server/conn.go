@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"dovetail/internal/process/pace"
 	"dovetail/internal/process/rawio"
 	"dovetail/internal/smtp"
 )
@@ -92,7 +93,7 @@ func New(nc net.Conn, o Options) *Conn {
 		o.ReadSize = lineBuffer
 	}
 	if o.WriteTimeout <= 0 {
-		o.WriteTimeout = time.Minute
+		o.WriteTimeout = time.Minute / pace.Haste
 	}
 	if o.MaxAuthParams <= 0 {
 		o.MaxAuthParams = o.MaxParams
