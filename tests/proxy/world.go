@@ -7,9 +7,12 @@ package proxy
 import (
 	"encoding/base64"
 	"fmt"
+	"net"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"dovetail/internal/testkit/client"
 	"dovetail/internal/testkit/relay"
@@ -27,6 +30,7 @@ type user struct {
 	fields string // of the passdb, besides proxy, host and port; "{port}" is the backend's
 	relay  *relay.Options
 	bare   bool // fields is all there is
+	slow   bool // the backend sends each octet by itself
 }
 
 // A front is a frontend with its users and their backends.
@@ -49,6 +53,9 @@ func start(t *testing.T, sys system.System, users []user, config ...string) *fro
 		if u.relay != nil {
 			o := *u.relay
 			o.Listener = port.Listen(t)
+			if u.slow {
+				o.Listener = slowly{o.Listener}
+			}
 			if o.Caps == nil {
 				o.Caps = dovecotCaps
 			}
@@ -65,6 +72,26 @@ func start(t *testing.T, sys system.System, users []user, config ...string) *fro
 		Files:  map[string]system.File{"etc/proxied": {Data: strings.Join(lines, "\n") + "\n"}},
 	})
 	return f
+}
+
+// slowly is a listener whose connections send each octet by itself.
+type slowly struct{ net.Listener }
+
+func (l slowly) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return slowConn{c}, err
+}
+
+type slowConn struct{ net.Conn }
+
+func (c slowConn) Write(b []byte) (int, error) {
+	for i := range b {
+		if _, err := c.Conn.Write(b[i : i+1]); err != nil {
+			return i, err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return len(b), nil
 }
 
 // dial connects a client and reads the greeting.
@@ -94,9 +121,19 @@ func login(c *client.Client, user string) (lines []string) {
 	}
 }
 
-func plain(user, password string) string {
-	return base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
+func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+
+func plain(user, password string) string { return plain3("", user, password) }
+
+func plain3(authzid, user, password string) string {
+	return encode(authzid + "\x00" + user + "\x00" + password)
 }
+
+func encodeToken(port int) string {
+	return encode("n,a=oauthbearer,\x01host=127.0.0.1\x01port=" + itoa(port) + "\x01auth=Bearer tok\x01\x01")
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
 
 // logOf returns the log lines that are about a user, as they are compared: without the
 // session's own data, with places for what varies.
