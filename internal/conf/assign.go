@@ -34,12 +34,15 @@ func (p *parser) set(l line) {
 
 // warnGlobalAfterFilter is clause C10.11.
 func (p *parser) warnGlobalAfterFilter(f *frame, key string, at Range) {
+	if f.block != nil && f.block.Kind == Map {
+		return // nothing outside can name what is inside
+	}
 	in, path := p.here(), f.prefix+key
 	first, seen := p.seen[path]
 	inside := slices.ContainsFunc(p.open[1:], func(f frame) bool { return f.auth == authNone })
 	switch {
 	case inside && !seen:
-		p.seen[path] = fmt.Sprintf("%s line %d", in.file.Path, in.line)
+		p.seen[path] = seenAt{in.file, in.line}
 	case !inside && seen:
 		text := fmt.Sprintf("Global setting %s won't change the setting inside an earlier filter at %s "+
 			"(if this is intentional, avoid this warning by moving the global setting before %s)", path, first, first)
@@ -71,7 +74,7 @@ func (p *parser) readValue(key string, a *Assignment) (string, bool) {
 	if text, ok := p.content[a.Path]; ok {
 		return text, true
 	}
-	b, dir, err := readFile(a.Path, maxFileSize)
+	text, dir, err := p.readFile(a.Path)
 	switch {
 	case dir:
 		p.fail(a.Range, fmt.Sprintf("%s: read(%s) failed: Is a directory", key, a.Path), "A < takes the content of a file.")
@@ -80,14 +83,14 @@ func (p *parser) readValue(key string, a *Assignment) (string, bool) {
 		p.fail(a.Range, fmt.Sprintf("%s: Can't open file %s: %s", key, a.Path, reason(err)),
 			"The value is the content of this file, which must be readable.")
 		return "", false
-	case !p.room(len(b), a.Range):
+	case !p.room(len(text), a.Range):
 		return "", false
 	}
 	if p.content == nil {
 		p.content = map[string]string{}
 	}
-	p.content[a.Path] = string(b)
-	return p.content[a.Path], true
+	p.content[a.Path] = text
+	return text, true
 }
 
 // room counts n more bytes, and says whether they are within the bound.

@@ -71,10 +71,8 @@ func inFile(t *testing.T, r Range, size int) {
 
 func inBlock(t *testing.T, b *Block, size int) {
 	for _, s := range b.Settings {
-		for _, a := range s.All {
-			inFile(t, a.Key, size)
-			inFile(t, a.Range, size)
-		}
+		inFile(t, s.Last.Key, size)
+		inFile(t, s.Last.Range, size)
 	}
 	for _, c := range b.Blocks {
 		for _, o := range c.Open {

@@ -30,17 +30,17 @@ func (p *parser) read(path string, by *input) (*input, error) {
 	}
 	f := p.files[path]
 	if f == nil {
-		content, _, err := readFile(path, maxFileSize)
+		content, _, err := p.readFile(path)
 		if err != nil {
 			return nil, err
 		}
-		f = &File{Path: path, Bytes: content}
+		f = &File{Path: path, Text: content}
 		p.files[path] = f
 		p.cfg.Files = append(p.cfg.Files, f)
 	}
 	in.stat, _ = os.Stat(path)
-	in.file, in.text = f, string(f.Bytes)
-	p.bytes += int64(len(f.Bytes))
+	in.file, in.text = f, f.Text
+	p.bytes += int64(len(f.Text))
 	return in, nil
 }
 

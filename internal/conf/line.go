@@ -297,8 +297,8 @@ func (x *lexer) pos(at int) hcl.Pos {
 	}
 	in := at - p.at
 	col := in
-	if end := p.off + in; in >= 0 && end <= len(p.file.Bytes) {
-		col = utf8.RuneCount(p.file.Bytes[p.off:end])
+	if end := p.off + in; in >= 0 && end <= len(p.file.Text) {
+		col = utf8.RuneCountInString(p.file.Text[p.off:end])
 	}
 	return hcl.Pos{Line: p.line, Column: p.col + col + 1, Byte: p.off + in}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/user"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -82,7 +83,7 @@ func newParser(path string, opt Options) *parser {
 		opt: opt, schema: opt.Schema,
 		cfg:   &Config{Path: path, Root: root, schema: opt.Schema},
 		lex:   lexer{d: &dialect23},
-		files: map[string]*File{}, seen: map[string]string{},
+		files: map[string]*File{}, seen: map[string]seenAt{},
 	}
 	p.lex.warn = p.ambiguousHash
 	p.open = []frame{{scope: root, block: root.Block, filter: true}}
@@ -104,15 +105,24 @@ type parser struct {
 	byMatch map[string][]*Scope // cfg.Filters by Match.key
 	bytes   int64               // of all files opened and values made so far
 	content map[string]string   // of <files that have been read
+	until   time.Time           // when pipes must have ended
 	// stopped: a bound of source.go was passed, nothing more is included.
 	stopped bool
 
 	open     []frame           // sections around the line; open[0] is the root
 	sections int               // unnamed sections that are not filters, so far
-	seen     map[string]string // clause C10.11: path of a setting in a filter or section -> first place
+	seen     map[string]seenAt // clause C10.11: path of a setting in a filter or section -> first place
 	headless *line             // the last line was the head of a section without its brace
 	old      obsolete
 }
+
+// A seenAt is a place as Dovecot names it in a warning.
+type seenAt struct {
+	file *File
+	line int
+}
+
+func (s seenAt) String() string { return fmt.Sprintf("%s line %d", s.file.Path, s.line) }
 
 // A frame is one open section.
 type frame struct {

@@ -190,7 +190,7 @@ func (p *parser) sslFile(s *Scope, name string) {
 	}
 	if !p.opt.Expand {
 		// The value was not read: at least see whether it could be.
-		if _, _, err := readFile(set.Last.Path, maxFileSize); err != nil {
+		if _, _, err := p.readFile(set.Last.Path); err != nil {
 			p.ownFail(at, fmt.Sprintf("%s: Can't open file %s: %s", name, set.Last.Path, reason(err)), "")
 		}
 		return

@@ -9,65 +9,102 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bounds that no real configuration meets. Each has its own error.
 const (
-	maxFileSize  = 64 << 20  // of one file
-	maxTotalSize = 256 << 20 // of all files of a Load, an included file counted each time, and of values made of variables
+	maxFileSize  = 256 << 20 // of one file
+	maxPipeSize  = 32 << 20  // of what comes from a pipe or a device
+	maxTotalSize = 512 << 20 // of all files of a Load, an included file counted each time, and of values made of variables
 	maxFiles     = 100_000   // opened in one Load
 	maxInclude   = 100       // files including each other
 	maxDepth     = 100       // sections inside each other
 	maxErrors    = 1000      // diagnostics of one Load
 
-	readTimeout   = 5 * time.Second  // for a pipe or a device to give its whole content
 	lookupTimeout = 30 * time.Second // for a host name in local or remote
 )
 
+// readTimeout is how long the pipes and devices among the files of a Load may take in all.
+// Tests shorten it.
+var readTimeout = 5 * time.Second
+
 var errTooLarge = errors.New("the file is too large")
 
-// readFile returns the content of a file, at most limit bytes. It never hangs: pipes and
-// devices get readTimeout in all. dir says that path is a directory; its content is nil.
-func readFile(path string, limit int64) (content []byte, dir bool, err error) {
+// readFile returns the content of a file. It never hangs: pipes and devices get readTimeout
+// in all, counted from the first one. dir says that path is a directory; it has no content.
+func (p *parser) readFile(path string) (content string, dir bool, err error) {
 	// Without O_NONBLOCK the open of a pipe would wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
 	if err != nil {
-		return nil, false, err
+		return "", false, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
+	var text strings.Builder
+	limit := int64(maxFileSize)
 	switch {
 	case err != nil:
-		return nil, false, err
+		return "", false, err
 	case st.IsDir():
-		return nil, true, nil
+		return "", true, nil
 	case st.Mode().IsRegular():
-		if st.Size() > limit {
-			return nil, false, errTooLarge
+		if st.Size() > maxFileSize {
+			return "", false, errTooLarge
 		}
-		content = make([]byte, 0, st.Size()+1)
+		text.Grow(int(st.Size()))
 	default:
+		limit = maxPipeSize
+		if p.until.IsZero() {
+			p.until = time.Now().Add(readTimeout)
+		}
+		if st.Mode()&fs.ModeNamedPipe != 0 {
+			if err := awaitWriter(f, p.until); err != nil {
+				return "", false, err
+			}
+		}
 		// Devices that cannot wait (/dev/null, /dev/zero) refuse a deadline and need none.
-		_ = f.SetReadDeadline(time.Now().Add(readTimeout))
+		_ = f.SetReadDeadline(p.until)
 	}
-	for {
-		if len(content) == cap(content) {
-			content = append(content, 0)[:len(content)]
-		}
-		n, err := f.Read(content[len(content):cap(content)])
-		content = content[:len(content)+n]
-		if int64(len(content)) > limit {
-			return nil, false, errTooLarge
-		}
-		if err == io.EOF {
-			return content, false, nil
-		}
-		if err != nil {
-			return nil, false, err
-		}
+	n, err := io.Copy(&text, io.LimitReader(f, limit+1))
+	switch {
+	case err != nil:
+		return "", false, err
+	case n > limit:
+		return "", false, errTooLarge
 	}
+	return text.String(), false, nil
+}
+
+// awaitWriter waits until someone has written to a pipe, or closed it after that; a pipe
+// without a writer would be empty at once.
+func awaitWriter(f *os.File, until time.Time) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = conn.Control(func(fd uintptr) {
+		for {
+			left := time.Until(until)
+			if left <= 0 {
+				failed = os.ErrDeadlineExceeded
+				return
+			}
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+			if err == unix.EINTR {
+				continue
+			}
+			if failed = err; n > 0 || err != nil {
+				return
+			}
+		}
+	})
+	return errors.Join(err, failed)
 }
 
 // reason is what strerror would say about an error of the os package.

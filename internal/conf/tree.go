@@ -26,8 +26,8 @@ func (c *Config) Schema() Schema { return c.schema }
 
 // A File is one file as it was read. An included file may occur several times.
 type File struct {
-	Path  string // as opened: the directory of the including file and the match
-	Bytes []byte // the content, for showing lines in messages
+	Path string // as opened: the directory of the including file and the match
+	Text string // the content, for showing lines in messages
 }
 
 // A Scope is everything said for one filter, wherever in the files it stands. Blocks of
@@ -87,7 +87,6 @@ type Setting struct {
 	// to the form doveconf prints (clause C11), unquoted.
 	Value string
 	Last  *Assignment
-	All   []*Assignment // in file order; the last is Last
 }
 
 // A Form is how a value was written.
@@ -201,7 +200,7 @@ func (b *Block) set(key, value string, a *Assignment) *Setting {
 		b.byKey[key] = s
 	}
 	a.Value = value
-	s.Value, s.Last, s.All = value, a, append(s.All, a)
+	s.Value, s.Last = value, a
 	return s
 }
 

@@ -137,7 +137,7 @@ func (q *parser24) warnGlobal24(n *Node, name string, at Range) {
 		}
 	}
 	if !seen {
-		q.seen[name] = fmt.Sprintf("%s line %d", in.file.Path, in.line)
+		q.seen[name] = seenAt{in.file, in.line}
 	}
 }
 
@@ -149,7 +149,7 @@ func (q *parser24) value24(n *Node, row *all.Row24, l line, a *Assignment) (stri
 		a.Path = q.here().relative(l.value)
 		value = "<" + l.value
 		if q.opt.Expand {
-			content, dir, err := readFile(a.Path, maxFileSize)
+			content, dir, err := q.readFile(a.Path)
 			if dir || err != nil {
 				why := "read(%s) failed: Is a directory"
 				if err != nil {
@@ -158,7 +158,7 @@ func (q *parser24) value24(n *Node, row *all.Row24, l line, a *Assignment) (stri
 				q.fails(a.Range, l.key, fmt.Sprintf(why, a.Path), "The value is the content of this file, which must be readable.")
 				return "", false
 			}
-			value = string(content)
+			value = content
 		} else if row.Shape == all.Value && (row.Type == settings.Str || row.Type == settings.StrVars || row.Type == settings.File) {
 			return value, true
 		}
@@ -212,7 +212,7 @@ func (q *parser24) checkFile(key, value string, a *Assignment) bool {
 		return true
 	}
 	path := q.here().relative(value)
-	_, dir, err := readFile(path, maxFileSize)
+	_, dir, err := q.readFile(path)
 	switch {
 	case err != nil:
 		q.fails(a.Range, key, fmt.Sprintf("open(%s) failed: %s", path, reason(err)), "The value is the name of a file, which must be readable.")
@@ -304,12 +304,12 @@ func (q *parser24) element(n *Node, row *all.Row24, key string, l line) {
 		value = "<" + l.value
 		if q.opt.Expand {
 			path := q.here().relative(l.value)
-			content, _, err := readFile(path, maxFileSize)
+			content, _, err := q.readFile(path)
 			if err != nil {
 				q.fails(a.Range, l.key, fmt.Sprintf("Can't open file %s: %s", path, reason(err)), "")
 				return
 			}
-			value = string(content)
+			value = content
 		}
 	}
 	if row.Shape == all.BoolList && !hasVariable(value) {

@@ -1,7 +1,6 @@
 package conf
 
 import (
-	"bytes"
 	"strings"
 )
 
@@ -63,12 +62,12 @@ func (p *parser) source(in *input, l line) SourceLine {
 	if first.file != last.file || l.kind == lineSkip {
 		first = last
 	}
-	b := in.file.Bytes
+	b := in.file.Text
 	start := first.off - first.col
-	s.Raw = string(b[start:in.off])
-	s.Indent = string(b[start:first.off])
-	phys := strings.TrimSuffix(strings.TrimSuffix(string(b[last.off:in.off]), "\n"), "\r")
-	if l.kind != lineSkip && bytes.IndexByte(b[last.off:in.off], '#') >= 0 {
+	s.Raw = b[start:in.off]
+	s.Indent = b[start:first.off]
+	phys := strings.TrimSuffix(strings.TrimSuffix(b[last.off:in.off], "\n"), "\r")
+	if l.kind != lineSkip && strings.IndexByte(b[last.off:in.off], '#') >= 0 {
 		quiet := lexer{d: p.lex.d, warn: func(int) {}}
 		if cut := quiet.cutComment(phys); len(cut) < len(phys) && phys != "" {
 			s.Comment = phys[len(cut):]

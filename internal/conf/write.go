@@ -86,27 +86,27 @@ func excerpt(b *bytes.Buffer, c *Config, r *hcl.Range) {
 	if c == nil || r.Start.Line == 0 {
 		return
 	}
-	var src []byte
+	src := ""
 	for _, f := range c.Files {
 		if f.Path == r.Filename {
-			src = f.Bytes
+			src = f.Text
 		}
 	}
 	if r.Start.Byte > len(src) || len(src) == 0 {
 		return
 	}
-	from := bytes.LastIndexByte(src[:r.Start.Byte], '\n') + 1
+	from := strings.LastIndexByte(src[:r.Start.Byte], '\n') + 1
 	end := len(src)
-	if i := bytes.IndexByte(src[r.Start.Byte:], '\n'); i >= 0 {
+	if i := strings.IndexByte(src[r.Start.Byte:], '\n'); i >= 0 {
 		end = r.Start.Byte + i
 	}
 	last := max(min(r.End.Byte, end), r.Start.Byte)
-	line := strings.TrimSuffix(string(src[from:end]), "\r")
+	line := strings.TrimSuffix(src[from:end], "\r")
 	if len([]rune(line)) > maxExcerpt {
 		line = string([]rune(line)[:maxExcerpt]) + "..."
 	}
-	before := len([]rune(string(src[from:r.Start.Byte])))
-	marks := max(len([]rune(string(src[r.Start.Byte:last]))), 1)
+	before := len([]rune(src[from:r.Start.Byte]))
+	marks := max(len([]rune(src[r.Start.Byte:last])), 1)
 	if before > maxExcerpt {
 		marks = 0
 	}

@@ -1,7 +1,6 @@
 package doveconf
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -215,12 +214,12 @@ const maxSource = 500
 
 func sourceLine(cfg *conf.Config, r *hcl.Range) string {
 	for _, f := range cfg.Files {
-		if f.Path != r.Filename || r.Start.Byte > len(f.Bytes) {
+		if f.Path != r.Filename || r.Start.Byte > len(f.Text) {
 			continue
 		}
-		from := bytes.LastIndexByte(f.Bytes[:r.Start.Byte], '\n') + 1
-		line, _, _ := bytes.Cut(f.Bytes[from:], []byte("\n"))
-		return valid(string(line[:min(len(line), maxSource)]))
+		from := strings.LastIndexByte(f.Text[:r.Start.Byte], '\n') + 1
+		line, _, _ := strings.Cut(f.Text[from:], "\n")
+		return valid(line[:min(len(line), maxSource)])
 	}
 	return ""
 }

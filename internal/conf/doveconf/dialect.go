@@ -11,10 +11,7 @@ import (
 // chooseDialect takes --dialect out of args. Without it the main file says: a file that
 // sets dovecot_config_version or dovecot_storage_version is for 2.4.
 func chooseDialect(args []string, env Env) (dialect string, rest []string, err error) {
-	file := defaultFile
-	if f, ok := env.LookupEnv("CONFIG_FILE"); ok && f != "" {
-		file = f
-	}
+	file := mainFile(env)
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
 		value, found := strings.CutPrefix(arg, "--dialect=")
@@ -52,14 +49,14 @@ const dialectScan = 1 << 20
 // DialectOf says whether the file at path is for 2.3 or 2.4. One that cannot be read, or
 // is no plain file, counts as 2.3.
 func DialectOf(path string) string {
+	if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
+		return "2.3" // who opens a pipe takes what is in it
+	}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "2.3"
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return "2.3"
-	}
 	r := bufio.NewReader(io.LimitReader(f, dialectScan))
 	for {
 		l, err := r.ReadString('\n')

@@ -68,7 +68,7 @@ func Main(args []string, env Env) int {
 	}
 	if err != nil {
 		r.say("Fatal", err.Error())
-		if v, ok := env.LookupEnv("USE_SYSEXITS"); ok && v != "" {
+		if _, ok := env.LookupEnv("USE_SYSEXITS"); ok {
 			return exitSysexit
 		}
 		return exitFatal
@@ -130,7 +130,13 @@ func (r *run) say(level, text string) {
 	fmt.Fprintf(r.env.Stderr, "doveconf: %s: %s\n", level, text)
 }
 
-const defaultFile = "/etc/dovecot/dovecot.conf"
+// mainFile is the main file if no option names one.
+func mainFile(env Env) string {
+	if f, ok := env.LookupEnv("CONFIG_FILE"); ok {
+		return f
+	}
+	return "/etc/dovecot/dovecot.conf"
+}
 
 func (r *run) run(args []string) error {
 	o := &r.o
@@ -150,10 +156,7 @@ func (r *run) run(args []string) error {
 		return fatal("-e is not supported")
 	}
 	if !o.fileGiven {
-		o.file = defaultFile
-		if f, ok := r.env.LookupEnv("CONFIG_FILE"); ok && f != "" {
-			o.file = f
-		}
+		o.file = mainFile(r.env)
 	}
 	if len(o.names) == 0 && !o.simple {
 		r.out.line(fmt.Sprintf("# %s: %s\n", version23, o.file))

@@ -40,10 +40,7 @@ func (r *run24) main(args []string) error {
 		return fatal("-F is not supported")
 	}
 	if !o.fileGiven {
-		o.file = defaultFile
-		if f, ok := r.env.LookupEnv("CONFIG_FILE"); ok && f != "" {
-			o.file = f
-		}
+		o.file = mainFile(r.env)
 	}
 	if len(o.names) == 0 {
 		r.out.line(fmt.Sprintf("# %s: %s\n", version24, o.file))

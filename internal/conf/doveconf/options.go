@@ -25,7 +25,7 @@ type options struct {
 // takesArgument are the options with an argument; knownOptions all of them.
 const (
 	takesArgument = "fmcio"
-	knownOptions  = "adefhHmnNpPexsSciVkoOL"
+	knownOptions  = "adefhHmnNpPxsScikoOL"
 )
 
 // A usageError is a bad command line; its text is getopt's.
@@ -127,7 +127,7 @@ type filter struct {
 
 // set reads one -f KEY=VALUE.
 func (f *filter) set(arg string) error {
-	key, value, ok := strings.Cut(arg, "=")
+	key, value, _ := strings.Cut(arg, "=")
 	net := func() (*conf.Net, error) {
 		n, err := conf.ParseNet(value)
 		if err != nil {
@@ -137,15 +137,15 @@ func (f *filter) set(arg string) error {
 	}
 	var err error
 	switch {
-	case ok && (key == "service" || key == "protocol"):
+	case key == "service", key == "protocol":
 		f.Service, f.EmptyService, f.service = value, value == "", true
-	case ok && key == "lname":
+	case key == "lname":
 		f.LocalName, f.EmptyName, f.name = value, value == "", true
-	case ok && key == "local":
+	case key == "local":
 		if f.local, err = net(); err == nil && f.local.Bits > 0 {
 			f.LocalIP = f.local.Addr
 		}
-	case ok && key == "remote":
+	case key == "remote":
 		if f.remote, err = net(); err == nil && f.remote.Bits > 0 {
 			f.RemoteIP = f.remote.Addr
 		}
