@@ -33,6 +33,8 @@
 //	Sockets.IMAP     Open                                        /proc, the token of the login; a real userdb
 //	Exec             the settings of imap for this user          the user's uid; to run programs
 //
+// Their connections speak IMAP, which is package imap's business.
+//
 // The token is auth_token of the USER reply (package authmaster): it is bound to process
 // id, user and session of the login. None of the ways works in a user's chroot.
 package urlauth

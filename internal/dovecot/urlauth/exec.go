@@ -2,7 +2,6 @@ package urlauth
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"dovetail/internal/dovecot/tabline"
-	"dovetail/internal/imap"
 )
 
 // A Program is Dovecot's imap, to be run as the user this process is.
@@ -26,8 +24,7 @@ type Program struct {
 }
 
 const (
-	startTime  = 30 * time.Second // of the program, up to its greeting
-	childGrace = 5 * time.Second  // for it to end when its connection is closed
+	childGrace = 5 * time.Second // for it to end when its connection is closed
 
 	maxLogLine = 1000 // octets of a line of its log
 )
@@ -82,10 +79,10 @@ func Environment(values map[string]string, user string, fields tabline.Fields, r
 	return list
 }
 
-// Exec runs imap as the user in the way of clause P7.13, and opens an IMAP session over
-// one end of a socket pair. The program ends when the session is closed; until then its
-// log is read.
-func Exec(ctx context.Context, p Program) (*imap.Conn, error) {
+// Exec runs imap as the user in the way of clause P7.13, over one end of a socket pair, and
+// returns the other. What comes first on it is the greeting, PREAUTH. The program ends when
+// the connection is closed; until then its log is read.
+func Exec(p Program) (net.Conn, error) {
 	near, far, err := pair()
 	if err != nil {
 		return nil, err
@@ -120,17 +117,7 @@ func Exec(ctx context.Context, p Program) (*imap.Conn, error) {
 		_ = cmd.Wait()
 	}()
 	child.kill = cmd.Process.Kill
-	ctx, cancel := context.WithTimeout(ctx, startTime)
-	defer cancel()
-	c, err := imap.New(ctx, child, imap.Options{Timeout: Timeout})
-	if err != nil {
-		return nil, fmt.Errorf("imap program: %w", err)
-	}
-	if !c.Preauth {
-		c.Close()
-		return nil, errors.New("imap program: it wants a login")
-	}
-	return c, nil
+	return child, nil
 }
 
 // A childConn is the connection to a program, which Close ends.

@@ -165,14 +165,22 @@ func (j job) run() ([]result, error) {
 		defer c.Close()
 		return j.urlauth(ctx, c), nil
 	case "imap":
-		c, err := sockets.IMAP(ctx, login)
+		nc, tag, err := sockets.IMAP(ctx, login)
+		if err != nil {
+			return nil, err
+		}
+		c, err := imap.Resume(ctx, nc, tag, imap.Options{})
 		if err != nil {
 			return nil, err
 		}
 		return j.imap(ctx, c), nil
 	case "exec":
-		c, err := Exec(ctx, Program{Path: j.Libexec + "/imap", Env: Environment(answer.Values, user.Name, user.Fields, "127.0.0.1", "127.0.0.1"), Dir: home,
+		nc, err := Exec(Program{Path: j.Libexec + "/imap", Env: Environment(answer.Values, user.Name, user.Fields, "127.0.0.1", "127.0.0.1"), Dir: home,
 			Log: func(line string) { fmt.Fprintln(os.Stderr, line) }})
+		if err != nil {
+			return nil, err
+		}
+		c, err := imap.New(ctx, nc, imap.Options{})
 		if err != nil {
 			return nil, err
 		}

@@ -2,7 +2,6 @@ package urlauth
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -10,9 +9,7 @@ import (
 	"strconv"
 	"syscall"
 
-	"dovetail/internal/dovecot/authclient"
 	"dovetail/internal/dovecot/handoff"
-	"dovetail/internal/imap"
 )
 
 // Names of the sockets below base_dir.
@@ -29,14 +26,19 @@ var ErrUnavailable = errors.New("service is not available")
 // opened, not connected, while the process is root; what they lead to is reached later
 // through /proc/self/fd. After a reload of Dovecot they lead nowhere any more, as does a
 // login from before.
+//
+// Any goroutine may use them.
 type Sockets struct {
 	token, urlauth, imap *handle
+
+	busy chan struct{} // holds one element while a login is under way
+	auth *tokenConn    // guarded by busy; nil before the first login
 }
 
 // Open takes hold of the sockets below base, as root. Those that are not there make what
 // needs them ErrUnavailable: it is no error that imap is not in protocols.
 func Open(base string) (*Sockets, error) {
-	s := &Sockets{}
+	s := &Sockets{busy: make(chan struct{}, 1)}
 	for _, f := range []struct {
 		to   **handle
 		name string
@@ -51,14 +53,18 @@ func Open(base string) (*Sockets, error) {
 	return s, nil
 }
 
-// Close lets go of the sockets.
+// Close lets go of the sockets. Nobody may be using them.
 func (s *Sockets) Close() {
 	for _, h := range []*handle{s.token, s.urlauth, s.imap} {
 		if h != nil {
 			_ = syscall.Close(h.fd)
 		}
 	}
-	*s = Sockets{}
+	s.token, s.urlauth, s.imap = nil, nil, nil
+	if s.auth != nil {
+		s.auth.nc.Close()
+		s.auth = nil
+	}
 }
 
 // HasURLAuth says whether URLAuth may work, and HasIMAP whether IMAP may.
@@ -101,18 +107,17 @@ func (s *Sockets) URLAuth(ctx context.Context, l Login) (*Conn, error) {
 // imapTag is the tag of the command that the imap service answers when it has taken over.
 const imapTag = "login"
 
-// IMAP opens an IMAP session as the user in the way of clause P7.12.
-func (s *Sockets) IMAP(ctx context.Context, l Login) (*imap.Conn, error) {
+// IMAP opens an IMAP session as the user in the way of clause P7.12. What comes first on
+// it is the answer to a command with tag, which names the capabilities if it went well:
+// package imap's Resume.
+func (s *Sockets) IMAP(ctx context.Context, l Login) (nc net.Conn, tag string, err error) {
 	if !s.HasIMAP() {
-		return nil, fmt.Errorf("imap: %w", ErrUnavailable)
+		return nil, "", fmt.Errorf("imap: %w", ErrUnavailable)
 	}
 	// The payload is what imap-login sends: whether the client ignores the capabilities in
 	// the answer, the tag of the answer, and what the client has said meanwhile.
-	nc, err := s.login(ctx, l, "imap", s.imap, []byte("0"+imapTag+"\x00"))
-	if err != nil {
-		return nil, err
-	}
-	return imap.Resume(ctx, nc, imapTag, imap.Options{Timeout: Timeout})
+	nc, err = s.login(ctx, l, "imap", s.imap, []byte("0"+imapTag+"\x00"))
+	return nc, imapTag, err
 }
 
 // login logs in at a service with the token, and hands one end of a connection over to it.
@@ -120,50 +125,58 @@ func (s *Sockets) IMAP(ctx context.Context, l Login) (*imap.Conn, error) {
 func (s *Sockets) login(ctx context.Context, l Login, service string, to *handle, payload []byte) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	auth, err := authclient.Dial(ctx, s.token.path(), uint32(l.PID))
+	select {
+	case s.busy <- struct{}{}:
+		defer func() { <-s.busy }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	id, err := s.tokenLogin(ctx, l, service)
+	if errors.Is(err, ErrDenied) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("auth service, for tokens: %w", err)
-	}
-	// The login is good as long as this connection, until the service has claimed it.
-	defer auth.Close()
-	response := fmt.Appendf(nil, "submission\x00%d\x00%s\x00%s\x00%s", l.PID, l.User, l.Session, l.Token)
-	ex, err := auth.Begin(&authclient.Request{
-		Mechanism: "DOVECOT-TOKEN", Service: service, NoPenalty: true, Secured: authclient.SecuredTrusted, ValidClientCert: true, Session: l.Session,
-		HasInitial: true, Initial: base64.StdEncoding.AppendEncode(nil, response),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("auth service, for tokens: %w", err)
-	}
-	defer ex.Close()
-	reply, err := ex.Next(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("auth service, for tokens: %w", err)
-	}
-	user, _ := reply.Fields().Get("user")
-	code, _ := reply.Fields().Get("code")
-	switch {
-	case reply.Kind != authclient.OK && code == authclient.CodeTempFail:
-		return nil, errors.New("auth service, for tokens: temporary failure")
-	case reply.Kind != authclient.OK:
-		return nil, ErrDenied
-	case user != l.User:
-		return nil, fmt.Errorf("auth service, for tokens: it knows user %q as %q", l.User, user)
 	}
 	near, far, err := handoff.SocketPair()
 	if err != nil {
+		s.auth.cancel(id)
 		return nil, err
 	}
 	_, err = handoff.Send(ctx, to.path(), handoff.Request{
-		AuthPID: auth.SPID(), AuthID: ex.ID(), ClientPID: uint32(l.PID), Cookie: handoff.Cookie(auth.Cookie()),
+		AuthPID: s.auth.spid, AuthID: id, ClientPID: uint32(s.auth.pid), Cookie: handoff.Cookie(s.auth.cookie),
 		Flags: handoff.Secured, Session: l.Session, Payload: payload,
 	}, far)
 	far.Close()
-	if err == nil || errors.Is(err, handoff.ErrRefused) {
-		ex.HandedOver()
-	}
 	if err != nil {
 		near.Close()
+		if !errors.Is(err, handoff.ErrRefused) { // then it was claimed
+			s.auth.cancel(id)
+		}
 		return nil, fmt.Errorf("%s service: %w", service, err)
 	}
 	return near, nil
+}
+
+// tokenLogin logs in over the connection that is there, or a new one if that is the first
+// or the old one has ended. s.busy is held.
+func (s *Sockets) tokenLogin(ctx context.Context, l Login, service string) (id uint32, err error) {
+	used := s.auth != nil
+	for {
+		if s.auth == nil {
+			if s.auth, err = dialToken(ctx, s.token.path(), l.PID); err != nil {
+				return 0, err
+			}
+		}
+		id, lost, err := s.auth.login(ctx, service, l)
+		if !lost {
+			return id, err
+		}
+		s.auth.nc.Close()
+		s.auth = nil
+		if !used || ctx.Err() != nil {
+			return 0, err
+		}
+		used = false
+	}
 }

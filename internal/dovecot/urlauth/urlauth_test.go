@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/testkit/leak"
+	"dovetail/internal/timedconn"
 )
 
 func base64Plain(user, password string) []byte {
@@ -207,7 +209,7 @@ func TestNoSockets(t *testing.T) {
 	if s.HasIMAP() || s.HasURLAuth() {
 		t.Error("sockets from nowhere")
 	}
-	if _, err := s.IMAP(context.Background(), alice); !errors.Is(err, ErrUnavailable) {
+	if _, _, err := s.IMAP(context.Background(), alice); !errors.Is(err, ErrUnavailable) {
 		t.Error(err)
 	}
 	if _, err := s.URLAuth(context.Background(), alice); !errors.Is(err, ErrUnavailable) {
@@ -230,19 +232,135 @@ func TestEnvironment(t *testing.T) {
 
 func TestExecFails(t *testing.T) {
 	leak.Check(t)
-	for path, want := range map[string]string{
-		"/nonexistent/imap": "imap program: fork/exec /nonexistent/imap: no such file or directory",
-		"/bin/true":         "imap program: unexpected EOF",
-	} {
-		if _, err := Exec(context.Background(), Program{Path: path}); err == nil || err.Error() != want {
-			t.Errorf("%s: %v, want %s", path, err, want)
+	const want = "imap program: fork/exec /nonexistent/imap: no such file or directory"
+	if _, err := Exec(Program{Path: "/nonexistent/imap"}); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	nc, err := Exec(Program{Path: "/bin/true"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := nc.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("a program that says nothing: %d octets, %v", n, err)
+	}
+	nc.Close()
+}
+
+// authServer is an auth service for tokens: it greets with greeting, and answers each line
+// with what answer returns; "" closes the connection.
+func authServer(t *testing.T, greeting string, answer func(n int, line string) string) string {
+	path := filepath.Join(t.TempDir(), "tokenlogin")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() { // ends with l
+		for n := 0; ; {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, greeting)
+			for lines := bufio.NewScanner(c); lines.Scan(); {
+				if strings.HasPrefix(lines.Text(), "AUTH\t") {
+					n++
+					reply := answer(n, lines.Text())
+					if reply == "" {
+						break
+					}
+					_, _ = io.WriteString(c, reply)
+				}
+			}
+			c.Close()
+		}
+	}()
+	return path
+}
+
+const authGreeting = "VERSION\t1\t2\nMECH\tDOVECOT-TOKEN\nSPID\t7\nCUID\t1\nCOOKIE\t000102030405060708090a0b0c0d0e0f\nDONE\n"
+
+// The connection serves one login after the other; a new one is made when it has ended.
+func TestTokenLogins(t *testing.T) {
+	path := authServer(t, authGreeting, func(n int, line string) string {
+		id := strings.Split(line, "\t")[1]
+		switch n {
+		case 2:
+			return "" // lost
+		case 4:
+			return "FAIL\t" + id + "\tuser=alice\n"
+		case 5:
+			return "FAIL\t" + id + "\tcode=temp_fail\n"
+		case 6:
+			return "OK\t" + id + "\tuser=bob\n"
+		}
+		return "OK\t" + id + "\tuser=alice\t\n"
+	})
+	h, err := openHandle(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Sockets{token: h, busy: make(chan struct{}, 1)}
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for i, want := range []error{nil, nil, ErrDenied, errTempFail} { // the second one needs a new connection
+		id, err := s.tokenLogin(ctx, Login{PID: 1, User: "alice"}, "imap")
+		if !errors.Is(err, want) || err == nil && (id != 1 || s.auth.spid != 7 || s.auth.cookie[15] != 15) {
+			t.Errorf("login %d: %d, %v; want %v", i, id, err, want)
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if _, err := Exec(ctx, Program{Path: "/bin/cat"}); err == nil { // which would wait for ever
-		t.Error("no error")
+	if _, err := s.tokenLogin(ctx, Login{PID: 1, User: "alice"}, "imap"); err == nil || err.Error() != `it knows user "alice" as "bob"` {
+		t.Error(err)
 	}
+}
+
+// What the auth service says is checked.
+func TestTokenGreetings(t *testing.T) {
+	for greeting, want := range map[string]string{
+		"":                      "unexpected EOF",
+		"VERSION\t2\t0\nDONE\n": `protocol version "2"`,
+		"DONE\n":                "no logins with a token there",
+		strings.Replace(authGreeting, "DOVECOT-TOKEN", "PLAIN", 1):          "no logins with a token there",
+		strings.Replace(authGreeting, "COOKIE\t00", "COOKIE\t", 1):          "a bad COOKIE",
+		strings.Replace(authGreeting, "SPID\t7", "SPID\t-1", 1):             `SPID "-1"`,
+		"VERSION\t1\t2\n" + strings.Repeat("X\n", 200) + "DONE\n":           "a greeting without end",
+		"VERSION\t1\t2\n" + strings.Repeat("X", 2*maxReply) + "\n" + "DONE": "bufio: buffer full",
+	} {
+		path := authServer(t, greeting, func(int, string) string { return "" })
+		if greeting == "" {
+			l, err := net.Listen("unix", path+"2")
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { // ends with l
+				if c, err := l.Accept(); err == nil {
+					_, _ = c.Read(make([]byte, 100))
+					c.Close()
+				}
+			}()
+			defer l.Close()
+			path += "2"
+		}
+		if _, err := dialToken(context.Background(), path, 1); err == nil || err.Error() != want {
+			t.Errorf("%.40q: %v, want %s", greeting, err, want)
+		}
+	}
+}
+
+func FuzzTokenLogin(f *testing.F) {
+	f.Add([]byte(authGreeting+"OK\t1\tuser=alice\t\n"), 3)
+	f.Add([]byte(authGreeting+"FAIL\t1\tcode=temp_fail\n"), 1)
+	f.Fuzz(func(t *testing.T, stream []byte, piece int) {
+		nc := timedconn.New(&canned{r: bytes.NewReader(stream), piece: 1 + piece&63}, Timeout)
+		c := &tokenConn{nc: nc, br: bufio.NewReaderSize(nc, maxReply), pid: 1}
+		if c.greet() != nil {
+			return
+		}
+		if id, _, err := c.login(context.Background(), "imap", Login{User: "alice"}); err == nil && (id != 1 || !bytes.Contains(stream, []byte("user=alice"))) {
+			t.Errorf("login %d", id)
+		}
+	})
 }
 
 func FuzzReplies(f *testing.F) {
