@@ -34,11 +34,17 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// echo builds the program once, as the Makefile builds the real ones.
+// echo returns the program, for tests under the real master.
 func echo(t *testing.T) string {
 	t.Helper()
 	need.Root(t)
 	need.Dovecot(t)
+	return build(t)
+}
+
+// build builds the program once, as the Makefile builds the real ones.
+func build(t testing.TB) string {
+	t.Helper()
 	p := &program
 	p.once.Do(func() {
 		var dir string

@@ -100,3 +100,6 @@ func (s *Session) Ends(last string) {
 		s.t.Fatalf("%q, want the end", b)
 	}
 }
+
+// Close closes the connection, which otherwise ends with the test.
+func (s *Session) Close() { s.conn.Close() }

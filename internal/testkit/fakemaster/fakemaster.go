@@ -379,6 +379,11 @@ func (c *Child) AwaitExit() int {
 	return c.cmd.ProcessState.ExitCode()
 }
 
+// CPU returns the processor time that the child used. It has ended.
+func (c *Child) CPU() time.Duration {
+	return c.cmd.ProcessState.UserTime() + c.cmd.ProcessState.SystemTime()
+}
+
 // Running says whether the child has not ended yet.
 func (c *Child) Running() bool {
 	select {
