@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -105,12 +106,15 @@ func (s System) programs(t testing.TB) map[string]string {
 
 // Main runs the tests of a package that starts systems: several at a time, as instances
 // mostly wait, and removes what Binary built.
-func Main(m *testing.M) int {
+func Main(m *testing.M) int { return MainParallel(m, 8) }
+
+// MainParallel is Main with so many tests at a time, unless -parallel says otherwise.
+func MainParallel(m *testing.M, n int) int {
 	flag.Parse()
 	set := false
 	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
 	if !set {
-		_ = flag.Set("test.parallel", "8")
+		_ = flag.Set("test.parallel", strconv.Itoa(n))
 	}
 	code := m.Run()
 	if building.dir != "" {
