@@ -75,18 +75,20 @@ func makeDirs(c *Config, log *event.Log) (errs []error) {
 
 // mkdirs makes dir and what is above it, world-readable whatever the umask.
 func mkdirs(dir string) error {
-	if err := os.Mkdir(dir, baseMode); err == nil {
-		return os.Chmod(dir, baseMode)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		if errors.Is(err, fs.ErrExist) {
-			return nil
+	err := os.Mkdir(dir, baseMode)
+	if errors.Is(err, fs.ErrNotExist) && dir != "/" {
+		if err := mkdirs(filepath.Dir(dir)); err != nil {
+			return err
 		}
+		err = os.Mkdir(dir, baseMode)
+	}
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
 		return err
 	}
-	if err := mkdirs(filepath.Dir(dir)); err != nil {
-		return err
-	}
-	return mkdirs(dir)
+	return os.Chmod(dir, baseMode)
 }
 
 // ownDir makes dir the master's, with this mode and group, and says so if it was not.

@@ -13,6 +13,7 @@ import (
 
 	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/process/event"
+	"dovetail/internal/process/siginfo"
 )
 
 const firstListener = masterproto.FirstListenerFD
@@ -153,6 +154,7 @@ func (m *Master) Run() error {
 	signal.Ignore(unix.SIGPIPE, unix.SIGALRM)
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGCHLD)
+	siginfo.Watch(unix.SIGTERM)
 	ended := make(chan struct{})
 	go m.relay(signals, ended) // ends with Run
 	defer func() {
@@ -201,12 +203,21 @@ func (m *Master) relay(signals <-chan os.Signal, ended <-chan struct{}) {
 				m.loop.post(m.reopenLogs)
 			default:
 				m.loop.post(func() {
-					m.log.Warning("Killed with signal %d", s)
+					m.log.Warning("Killed with signal %d%s", s, sender(s))
 					m.beginStop()
 				})
 			}
 		}
 	}
+}
+
+// sender is who sent a SIGTERM, in Dovecot's words.
+func sender(s os.Signal) string {
+	from, ok := siginfo.Last()
+	if s != unix.SIGTERM || !ok {
+		return ""
+	}
+	return fmt.Sprintf(" (by pid=%d uid=%d code=%s)", from.PID, from.UID, from.CodeText())
 }
 
 // Stop makes Run return. Any goroutine may call it.

@@ -645,6 +645,28 @@ func TestAdminSocket(t *testing.T) {
 	}
 }
 
+// base_dir is made with what is above it; where that cannot be it is an error.
+func TestBaseDirectory(t *testing.T) {
+	dir := t.TempDir() + "/a/b/c"
+	if err := mkdirs(dir); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o755 {
+		t.Errorf("%v %v", st, err)
+	}
+	if err := mkdirs("/proc/none/such"); err == nil {
+		t.Error("no error below /proc")
+	}
+	if err := os.WriteFile(dir+"/file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(t)
+	cfg.BaseDir = dir + "/file"
+	if _, errs := New(cfg, Options{}); len(errs) != 1 || !strings.Contains(errs[0].Error(), "is not a directory") {
+		t.Errorf("%v", errs)
+	}
+}
+
 func freePort(t *testing.T) uint16 {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -171,7 +171,8 @@ func (c *child) start() (pid int, err error) {
 		c.p.control.close()
 		return 0, err
 	}
-	if err := s.limit(pid); err != nil {
+	if err := s.limit(pid); err != nil && !s.unlimited {
+		s.unlimited = true // once is enough
 		s.errorf("vsz_limit of child %d: %v", pid, err)
 	}
 	return pid, nil

@@ -58,7 +58,8 @@ type service struct {
 	prefork      *timer
 	preforkSeen  uint64 // gen.forks when the timer was set
 
-	stopped bool // by an admin
+	stopped   bool // by an admin
+	unlimited bool // vsz_limit cannot be set, which has been said
 }
 
 func (s *service) errorf(format string, args ...any) {
