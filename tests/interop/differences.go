@@ -49,19 +49,28 @@ var differences = []difference{
 		id:      "relay-421-text-kept",
 		applies: func(s system.System) bool { return s.Worker == system.Ours },
 		truth: func(line string) (string, bool) {
-			// The relays of these cases say "421 4.3.2 relay.test going down".
-			if !strings.Contains(line, " going down (connection lost)") || strings.Contains(line, " relay.test going down") {
-				return line, true
+			// The relays of these cases say "421 4.3.2 relay.test going down"; before they
+			// have announced enhanced codes the first word is the code.
+			for _, dropped := range []string{"relay.test ", "4.3.2 "} {
+				for _, before := range []string{" 4.3.2 ", " 4.0.0 ", "relay server: "} {
+					rest := "going down (connection lost)"
+					if dropped == "4.3.2 " {
+						rest = "relay.test " + rest
+					}
+					if strings.Contains(line, before+rest) {
+						return addToOut(strings.Replace(line, before+rest, before+dropped+rest, 1), len(dropped)), true
+					}
+				}
 			}
-			return addToOut(strings.Replace(line, " going down (", " relay.test going down (", 1), len("relay.test ")), true
+			return line, true
 		},
 		got: keep,
 	},
 	{
 		id:      "reset-logged-plainly",
 		applies: func(s system.System) bool { return s.IsOurs() },
-		truth:   func(line string) (string, bool) { return readFailed.ReplaceAllString(line, ""), true },
-		got:     keep,
+		truth:   plainReset,
+		got:     plainReset, // Dovecot's half of a pairing
 	},
 }
 
@@ -69,6 +78,12 @@ var (
 	readFailed = regexp.MustCompile(`read\(size=\d+\) failed: `)
 	outCount   = regexp.MustCompile(` out=(\d+)$`)
 )
+
+// plainReset takes out where a reset was noticed. Inside a chunk Dovecot does not say it.
+func plainReset(line string) (string, bool) {
+	line = readFailed.ReplaceAllString(line, "")
+	return strings.Replace(line, ": Connection reset by peer (unfinished BDAT command)", " (unfinished BDAT command)", 1), true
+}
 
 // addToOut corrects the count of octets at the end of a logout line.
 func addToOut(line string, octets int) string {

@@ -186,7 +186,7 @@ func loginCases() (cases []scenario) {
 				s.gone()
 				s = w.local("odd")
 				s.login("odd", "x")
-				s.do("EHLO x")
+				s.do("HELO x")
 				s.message(hello)
 				s.do("QUIT")
 				s.gone()

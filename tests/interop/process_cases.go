@@ -201,8 +201,11 @@ SUBMISSION_MAX_RECIPIENTS=1 USERDB_KEYS="$USERDB_KEYS submission_max_recipients"
 			run:   oneOfEach,
 		},
 		scenario{
-			name:  "user's chroot",
-			setup: all(config("valid_chroot_dirs = {dir}/mail", "mail_location = maildir:~/Maildir"), users("jail:{PLAIN}x:12001:12001::{dir}/mail/./jail::")),
+			name: "user's chroot",
+			setup: all(config("valid_chroot_dirs = {dir}/mail", "mail_location = maildir:~/Maildir"), users("jail:{PLAIN}x:12001:12001::{dir}/mail/./jail::"),
+				func(s *system.Setup) {
+					s.Files = map[string]system.File{"mail/jail/.keep": {UID: system.UID}}
+				}),
 			run: func(w *world) {
 				s := w.local("jail")
 				s.login("jail", "x")

@@ -101,16 +101,21 @@ func (c *Case) ExtraLog(form string, count int) {
 // but not to an AUTH whose form was wrong or that came too early. The 451 and 421 of a
 // worker are no refusals of the login.
 func (c *Case) FailedAttempts() (n int) {
-	asked := false
+	asked, challenged := false, false
 	for _, e := range c.Events {
 		switch s := e.Text.Source; {
 		case e.Action:
 		case e.Kind == Client:
 			if strings.HasPrefix(s, "AUTH") {
-				asked = true
+				asked, challenged = true, false
 			}
-		case e.Kind == Server && asked && !strings.HasPrefix(s, "334"):
+		case e.Kind == Server && asked && strings.HasPrefix(s, "334"):
+			challenged = true
+		case e.Kind == Server && asked:
 			asked = false
+			if !challenged && s == "500 5.5.2 Line too long" {
+				continue // no AUTH yet
+			}
 			refused := strings.HasPrefix(s, "4") || strings.HasPrefix(s, "5")
 			if refused && !strings.HasPrefix(s, "421 ") && !strings.HasPrefix(s, "451 ") && !strings.HasPrefix(s, "530 ") && !strings.HasPrefix(s, "503 ") &&
 				s != "501 5.5.4 Missing SASL mechanism parameter" && s != "501 5.5.4 Invalid parameters" {

@@ -450,6 +450,7 @@ func (r *replay) compareLog(t *testing.T) {
 			t.Errorf("%s: %d log lines, want %d of the form\n%s", filepath.Base(r.c.Path), had-len(got), x.Count, x.Text.Source)
 		}
 	}
+	got = r.inOrder(t, got)
 	for i, want := range r.c.Log {
 		if i >= len(got) {
 			t.Errorf("%s:%d: no log line\nwant %s", filepath.Base(r.c.Path), want.Line, want.Text.Source)
@@ -462,6 +463,36 @@ func (r *replay) compareLog(t *testing.T) {
 	for _, line := range got[min(len(r.c.Log), len(got)):] {
 		t.Errorf("%s: one log line more than expected:\n%s", filepath.Base(r.c.Path), show(line))
 	}
+}
+
+// inOrder returns the log lines in the order of the case, if they are in that order for
+// each process: between processes there is none, as each writes when it gets to it.
+func (r *replay) inOrder(t *testing.T, got []string) []string {
+	if len(got) != len(r.c.Log) {
+		return got
+	}
+	left, out, moved := slices.Clone(got), make([]string, 0, len(got)), false
+	for _, want := range r.c.Log {
+		// The first line of the process that the expected one is of.
+		i := slices.IndexFunc(left, func(line string) bool { return process(line) == process(want.Text.Source) })
+		if i < 0 {
+			return got
+		}
+		moved = moved || i > 0
+		out = append(out, left[i])
+		left = slices.Delete(left, i, i+1)
+	}
+	if moved {
+		t.Logf("%s: the log lines of different processes came in another order", filepath.Base(r.c.Path))
+	}
+	return out
+}
+
+// process is what stands before the first ": ", without pids and sessions.
+func process(line string) string {
+	prefix, _, _ := strings.Cut(line, ": ")
+	name, _, _ := strings.Cut(prefix, "(")
+	return name
 }
 
 // show writes octets as a transcript would, cut to a readable length.
