@@ -25,6 +25,7 @@ type loop struct {
 	mu     sync.Mutex
 	posted []func() // guarded by mu
 	done   bool     // guarded by mu
+	closed bool     // guarded by mu
 }
 
 // A watch calls fn while its descriptor is readable, or broken. The descriptor stays the
@@ -54,7 +55,11 @@ func newLoop() (*loop, error) {
 	return &loop{wakeR: p[0], wakeW: p[1]}, nil
 }
 
+// close ends the loop for good: post does nothing any more.
 func (l *loop) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
 	unix.Close(l.wakeR)
 	unix.Close(l.wakeW)
 }
@@ -104,20 +109,24 @@ func (t *timer) pending() bool { return t != nil && t.index >= 0 }
 // post runs fn soon. Any goroutine may call it.
 func (l *loop) post(fn func()) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.posted = append(l.posted, fn)
-	l.mu.Unlock()
-	l.wake()
+	l.wakeLocked()
 }
 
 // quit makes serve return. Any goroutine may call it.
 func (l *loop) quit() {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.done = true
-	l.mu.Unlock()
-	l.wake()
+	l.wakeLocked()
 }
 
-func (l *loop) wake() { unix.Write(l.wakeW, []byte{0}) } // a full pipe wakes, too
+func (l *loop) wakeLocked() {
+	if !l.closed {
+		unix.Write(l.wakeW, []byte{0}) // a full pipe wakes, too
+	}
+}
 
 // serve runs callbacks until quit.
 func (l *loop) serve() error {

@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -151,16 +153,10 @@ func (m *Master) Run() error {
 	if err := os.Chdir(m.cfg.BaseDir); err != nil { // for core files
 		return err
 	}
-	signal.Ignore(unix.SIGPIPE, unix.SIGALRM)
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGCHLD)
-	siginfo.Watch(unix.SIGTERM)
-	ended := make(chan struct{})
-	go m.relay(signals, ended) // ends with Run
-	defer func() {
-		signal.Stop(signals)
-		close(ended)
-	}()
+	if err := m.takeSignals(); err != nil {
+		return err
+	}
+	defer signalled.Store(nil)
 	m.notify = newNotifier(os.Getenv)
 	m.started = time.Now()
 	m.log.Info("%s v%s starting up for %s", m.opt.Name, m.opt.Version, strings.Join(m.cfg.Protocols, ", "))
@@ -184,40 +180,46 @@ func (m *Master) Run() error {
 	return err
 }
 
-// relay brings signals into the loop. It ends when ended is closed.
-func (m *Master) relay(signals <-chan os.Signal, ended <-chan struct{}) {
-	for {
-		select {
-		case <-ended:
-			return
-		case s := <-signals:
-			switch s {
-			case unix.SIGCHLD:
-				m.loop.post(m.reap)
-			case unix.SIGHUP:
-				m.loop.post(func() {
-					m.log.Warning("SIGHUP received - reloading configuration")
-					_ = m.reload() // it has said what is wrong
-				})
-			case unix.SIGUSR1:
-				m.loop.post(m.reopenLogs)
-			default:
-				m.loop.post(func() {
-					m.log.Warning("Killed with signal %d%s", s, sender(s))
-					m.beginStop()
-				})
+// signalled is the master that gets the signals of this process; catching says that they
+// are caught, which package siginfo does once and for all.
+var (
+	signalled atomic.Pointer[Master]
+	catching  = sync.OnceValue(func() error {
+		return siginfo.Notify(func(s siginfo.Signal) {
+			if m := signalled.Load(); m != nil {
+				m.loop.post(func() { m.signal(s) })
 			}
-		}
+		}, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGCHLD)
+	})
+)
+
+// takeSignals brings signals into the loop.
+func (m *Master) takeSignals() error {
+	signal.Ignore(unix.SIGPIPE, unix.SIGALRM)
+	signalled.Store(m)
+	if err := catching(); err != nil {
+		return fmt.Errorf("signals: %w", err)
 	}
+	return nil
 }
 
-// sender is who sent a SIGTERM, in Dovecot's words.
-func sender(s os.Signal) string {
-	from, ok := siginfo.Last()
-	if s != unix.SIGTERM || !ok {
-		return ""
+func (m *Master) signal(s siginfo.Signal) {
+	switch s.Number {
+	case unix.SIGCHLD:
+		m.reap()
+	case unix.SIGHUP:
+		m.log.Warning("SIGHUP received - reloading configuration")
+		_ = m.reload() // it has said what is wrong
+	case unix.SIGUSR1:
+		m.reopenLogs()
+	default:
+		from := ""
+		if s.Known {
+			from = fmt.Sprintf(" (by pid=%d uid=%d code=%s)", s.PID, s.UID, s.CodeText())
+		}
+		m.log.Warning("Killed with signal %d%s", s.Number, from)
+		m.beginStop()
 	}
-	return fmt.Sprintf(" (by pid=%d uid=%d code=%s)", from.PID, from.UID, from.CodeText())
 }
 
 // Stop makes Run return. Any goroutine may call it.
