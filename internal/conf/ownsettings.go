@@ -13,10 +13,8 @@ import (
 // OwnPrefix begins the names of these settings.
 const OwnPrefix = "dovetail_"
 
-// Own are these settings.
-var Own = []settings.Setting{
-	{Name: "dovetail_log_format", Type: settings.Enum, Enum: []string{"text", "json"}, Default: "text"},
-}
+// Own are these settings. What they do stands with package settings.
+var Own = settings.Own
 
 // withOwn is a Schema with our own settings at the root.
 type withOwn struct{ Schema }

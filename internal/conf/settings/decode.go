@@ -40,6 +40,9 @@ func (d *decoder) fields(v reflect.Value) {
 func (d *decoder) field(f reflect.Value, name string) {
 	s := find(name, d.program)
 	if s == nil {
+		s = findOwn(name)
+	}
+	if s == nil {
 		panic("settings: no row for " + name)
 	}
 	text, ok := d.get(name)

@@ -71,6 +71,7 @@ type Login struct {
 	ClientWorkarounds     string        `setting:"submission_client_workarounds"`
 	// BackendCapabilities is nil when the setting is unset, which differs from empty.
 	BackendCapabilities *string `setting:"submission_backend_capabilities"`
+	ImapUrlauthHost     string  `setting:"imap_urlauth_host"`
 }
 
 // Submission is what the worker reads (clauses C19.9, C19.11, S11).
