@@ -97,7 +97,7 @@ func TestRelayMatrix(t *testing.T) {
 			r := relay.Start(t, relay.Options{
 				Caps: caps[c.chunks], TLS: server, Scripts: []relay.Script{{c.step: {c.does.Always()}}, {}},
 			})
-			runCell(t, w, r, c.step, c.code, c.name, append(c.fields, "submission_relay_connect_timeout=250 ms", "submission_relay_command_timeout=250 ms", port(r)))
+			runCell(t, w, r, c.step, c.code, c.name, append(c.fields, "submission_relay_connect_timeout=400 ms", "submission_relay_command_timeout=400 ms", port(r)))
 		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"dovetail/internal/smtp"
 	"dovetail/internal/smtp/client"
 	"dovetail/internal/smtp/server"
+	"dovetail/internal/submission/burl"
 	"dovetail/internal/submission/relay"
 	"dovetail/internal/varexpand"
 )
@@ -38,6 +39,7 @@ type session struct {
 	log    *event.Log
 	c      *server.Conn
 	target *relay.Target
+	burl   *burl.Fetcher
 
 	implicit    bool // the client was not greeted, and is not to be
 	tls         bool // TLS ends in the login process
@@ -86,7 +88,7 @@ type session struct {
 func newSession(w *worker, cl *service.Client, u *user, login *handoff.Login, nc net.Conn, target *relay.Target, log *event.Log) *session {
 	s := handoff.ParseSubmission(login.Payload)
 	se := &session{
-		w: w, client: cl, u: u, log: log, target: target,
+		w: w, client: cl, u: u, log: log, target: target, burl: burl.New(u.burl),
 		implicit: login.Flags&handoff.Implicit != 0,
 		tls:      login.Flags&handoff.TLS != 0,
 		id:       newGUID(),
@@ -108,6 +110,10 @@ func newSession(w *worker, cl *service.Client, u *user, login *handoff.Login, nc
 	}
 	se.tapClient = openRawlog(u, u.set.RawlogDir, log)
 	se.tapRelay = openRawlog(u, u.set.RelayRawlogDir, log)
+	if tcp, ok := nc.(*net.TCPConn); ok {
+		// Login processes may leave it off, and replies leave in two parts: 250s, then 354.
+		tcp.SetNoDelay(true)
+	}
 	se.c = server.New(nc, server.Options{
 		Hostname: u.hostname, MaxParams: maxParams, IdleTimeout: idleTimeout, Tap: se.tapClient.tap(),
 	})
