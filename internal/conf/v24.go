@@ -23,6 +23,8 @@ type Config24 struct {
 	Builtin *Node
 	// Checked are the errors of Dovecot's checks, in its order; the first one is its last word.
 	Checked []Remark
+	// Unclosed says that a brace is missing, in Dovecot's words; nothing is checked then.
+	Unclosed string
 
 	table *all.Table24
 }
@@ -246,8 +248,15 @@ func builtin24(t *all.Table24, version string) *Node {
 func builtinValue(t *all.Table24, n *Node, v all.PathValue) {
 	parts := strings.Split(v.Path, "/")
 	for len(parts) > 2 {
-		n = n.child(ElementNode, parts[0], Unescape(parts[1]))
-		parts = parts[2:]
+		if parts[0] == "group" {
+			n, parts = n.child(GroupNode, parts[1], Unescape(parts[2])), parts[3:]
+			continue
+		}
+		kind := ElementNode
+		if row, ok := t.Row(parts[0]); ok && row.Shape == all.NamedFilter {
+			kind = NamedNode
+		}
+		n, parts = n.child(kind, parts[0], Unescape(parts[1])), parts[2:]
 	}
 	row, ok := t.Row(parts[0])
 	if !ok {
@@ -256,7 +265,7 @@ func builtinValue(t *all.Table24, n *Node, v all.PathValue) {
 	s := n.setting(row)
 	switch {
 	case len(parts) == 2:
-		s.put(parts[1], v.Value)
+		s.put(Unescape(parts[1]), v.Value)
 	case row.Shape == all.BoolList:
 		s.Line = true
 		s.Items = nil
@@ -355,7 +364,9 @@ func (q *parser24) end() {
 	if q.opt.Expand {
 		q.expandAll()
 	}
-	if !q.opt.NoChecks {
+	if len(q.cfg.Checked) > 0 {
+		q.c.Unclosed = q.cfg.Checked[0].Text
+	} else if !q.opt.NoChecks {
 		q.check24()
 	}
 }

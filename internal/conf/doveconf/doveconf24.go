@@ -128,6 +128,9 @@ func (r *run24) dump24() error {
 	p.node(n, everything)
 	r.out.block(p.out.Bytes())
 	r.failed(r.c.Checked)
+	if r.c.Unclosed != "" {
+		return r.checked([]conf.Remark{{Level: "Error", Text: r.c.Unclosed}})
+	}
 	return r.checked(r.c.Checked)
 }
 
@@ -368,7 +371,7 @@ func quote24(v string) string {
 // queries24 are single settings, lists and blocks (clause C18.9).
 func (r *run24) queries24() error {
 	// After an error Dovecot has nothing that is built in, not even list elements.
-	builtin := len(r.c.Checked) == 0
+	builtin := len(r.c.Checked) == 0 && r.c.Unclosed == ""
 	root := r.c.Merged(r.o.filter.Filter, r.o.filter.given(), builtin)
 	for _, name := range r.o.names {
 		q := &query24{r: r, p: &printer24{out: &bytes.Buffer{}, c: r.c, scope: full, expand: r.o.expand}, bare: r.o.hideKey, builtin: builtin}

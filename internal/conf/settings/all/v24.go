@@ -25,7 +25,9 @@ type Row24 struct {
 	settings.Setting
 	Shape  Shape
 	Auth   bool // not in local and remote
-	Plugin bool // known only with a plug-in
+	Plugin bool // known only with a driver or plug-in that a plain build lacks
+	// Required is, of a filter, the setting or block that must be in it (clause C9.10).
+	Required string
 }
 
 // A Table24 is the settings of Dovecot 2.4. It is shared and must not be changed.
@@ -74,6 +76,9 @@ var shapes = map[string]Shape{"boollist": BoolList, "strlist": StrList, "filter"
 func (t *Table24) row(f []string) {
 	r := &Row24{Setting: settings.Setting{Name: f[0], Default: f[3]}}
 	typ, words, _ := strings.Cut(f[1], ":")
+	if typ == "filter" || typ == "listfilter" {
+		r.Required, words = words, ""
+	}
 	if r.Shape = shapes[typ]; r.Shape == Value {
 		r.Type = types[typ]
 		if typ == "file" {
