@@ -119,7 +119,7 @@ func TestTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const path = "differences.md"
+	const path = "../../docs/differences.md"
 	want := transcript.Markdown(ds)
 	if *update {
 		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
