@@ -26,7 +26,7 @@ var commands = map[string]func(*session, *server.Command) bool{
 	"AUTH":     (*session).auth,
 	"STARTTLS": (*session).startTLS,
 	"XCLIENT":  unsupported,
-	"BURL":     unsupported,
+	"BURL":     (*session).burlCmd,
 }
 
 func (se *session) command(cmd *server.Command) bool {
@@ -133,6 +133,9 @@ func (se *session) ehloReply(extended bool) smtp.Reply {
 		add(smtp.Cap8BitMIME, "8BITMIME")
 		add(0, "AUTH")
 		add(smtp.CapBinaryMIME, "BINARYMIME")
+		if line := se.burlLine(); line != "" {
+			add(0, line)
+		}
 		add(0, "CHUNKING")
 		add(smtp.CapDSN, "DSN")
 		add(0, "ENHANCEDSTATUSCODES")

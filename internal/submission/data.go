@@ -81,6 +81,7 @@ func (se *session) newMessage() *message {
 
 // dropMessage lets go of what chunks brought.
 func (se *session) dropMessage() {
+	se.burl.Release()
 	if se.msg != nil {
 		se.msg.release()
 		se.msg = nil
@@ -467,8 +468,16 @@ func (se *session) bdat(cmd *server.Command) bool {
 	}) {
 		return false
 	}
+	return se.chunkAdded(cmd, size, last)
+}
+
+// chunkAdded answers a chunk, of which the message has all size octets, or lets the relay
+// answer if it is the last one. It is false at the session's end.
+func (se *session) chunkAdded(cmd *server.Command, size uint64, last bool) bool {
+	m := se.msg
 	if last {
 		se.msg = nil
+		defer se.burl.Release()
 		return m.end(cmd)
 	}
 	if m.refused() {

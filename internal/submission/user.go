@@ -12,6 +12,7 @@ import (
 	"dovetail/internal/conf/settings"
 	"dovetail/internal/dovecot/authmaster"
 	"dovetail/internal/process/privs"
+	"dovetail/internal/submission/burl"
 	"dovetail/internal/varexpand"
 )
 
@@ -29,6 +30,9 @@ type user struct {
 	fields   userFields
 	set      settings.Submission
 	plugin   map[string]string // settings that nobody knows, without "plugin/"
+	burlSet  settings.BURLServer
+	burlErrs []error // what is wrong with burlSet
+	burl     burl.Options
 	hostname string
 	identity privs.Identity
 	nice     int
@@ -142,6 +146,7 @@ func (u *user) apply(f userFields, base func(string) (string, bool), commandLine
 	if u.hostname == "" {
 		u.hostname = hostname
 	}
+	u.burlSet, u.burlErrs = decodeBURL(get)
 	u.plugin = map[string]string{}
 	for name, value := range over {
 		if p, ok := strings.CutPrefix(name, "plugin/"); ok {

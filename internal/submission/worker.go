@@ -29,6 +29,7 @@ import (
 	"dovetail/internal/process/event"
 	"dovetail/internal/process/service"
 	"dovetail/internal/smtp/client"
+	"dovetail/internal/submission/burl"
 	"dovetail/internal/submission/relay"
 	"dovetail/internal/tlsconf"
 	"dovetail/internal/varexpand"
@@ -64,6 +65,9 @@ type worker struct {
 	tlsFor   settings.SSL      // guarded by mu
 	tlsErr   error             // guarded by mu
 	resolver client.Resolver   // guarded by mu: one that was made before a chroot
+	services *burl.Services    // guarded by mu: what BURL may fetch from; nil before the first user with BURL
+	password map[string]string // guarded by mu: of the IMAP server for BURL, by the path of its file
+	dropped  bool              // guarded by mu: the process may have become a user
 	sessions []*session        // guarded by mu
 	titled   bool              // guarded by mu: ps shows what the process does
 }
@@ -315,7 +319,11 @@ func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log
 	}
 	setNice(u.nice, log)
 	outgoing, tlsErr := w.outgoing(u, log)
-	resolver := w.resolve(ctx, u, log)
+	resolver := w.resolve(ctx, u, u.set.RelayHost, log)
+	u.burl = w.burlOptions(ctx, u, log)
+	w.mu.Lock()
+	w.dropped = true
+	w.mu.Unlock()
 	if err := w.proc.Drop(u.identity); err != nil {
 		return nil, log, fmt.Errorf("Couldn't drop privileges: %w", err) //lint:ignore ST1005 Dovecot's words
 	}
@@ -349,6 +357,11 @@ func (w *worker) outgoing(u *user, log *event.Log) (*tlsconf.Outgoing, error) {
 	if u.set.RelaySSL == "no" {
 		return nil, nil
 	}
+	return w.trust(u, log)
+}
+
+// trust is what connections to servers elsewhere need for TLS.
+func (w *worker) trust(u *user, log *event.Log) (*tlsconf.Outgoing, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.tls == nil && w.tlsErr == nil || w.tlsFor != u.set.SSL {
@@ -362,9 +375,10 @@ func (w *worker) outgoing(u *user, log *event.Log) (*tlsconf.Outgoing, error) {
 	return w.tls, w.tlsErr
 }
 
-// resolve returns who finds the relay's addresses. Before a chroot it has to connect.
-func (w *worker) resolve(ctx context.Context, u *user, log *event.Log) client.Resolver {
-	if _, err := netip.ParseAddr(strings.Trim(u.set.RelayHost, "[]")); err == nil {
+// resolve returns who finds the addresses of host, nil if that is one. Before a chroot it
+// has to connect.
+func (w *worker) resolve(ctx context.Context, u *user, host string, log *event.Log) client.Resolver {
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		return nil
 	}
 	if w.dns == "" {

@@ -1,0 +1,260 @@
+package submission
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"dovetail/internal/conf/settings"
+	"dovetail/internal/dovecot/config"
+	"dovetail/internal/dovecot/masterproto"
+	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/dovecot/urlauth"
+	"dovetail/internal/imapurl"
+	"dovetail/internal/process/event"
+	"dovetail/internal/smtp"
+	"dovetail/internal/smtp/server"
+	"dovetail/internal/submission/burl"
+)
+
+// defaultLibexec is where Debian has Dovecot's programs.
+const defaultLibexec = "/usr/lib/dovecot"
+
+// burlOptions are what the user's BURLs fetch with. It is called while the process may
+// still be root: afterwards neither sockets nor the password file can be opened.
+func (w *worker) burlOptions(ctx context.Context, u *user, log *event.Log) burl.Options {
+	o := burl.Options{
+		Reader:     imapurl.Reader{User: u.name, Host: u.set.ImapUrlauthHost, Port: u.set.ImapUrlauthPort},
+		Login:      urlauth.Login{PID: os.Getpid(), User: u.name, Session: u.session, Token: u.token},
+		Attributes: u.set.MailAttributeDict != "",
+		Chroot:     u.identity.Chroot != "",
+		Log:        log,
+	}
+	if o.Reader.Host == "" {
+		return o
+	}
+	server, err := w.burlServer(ctx, u, log)
+	if err != nil {
+		log.Error("burl: %v", err)
+		return burl.Options{Reader: o.Reader, Log: log} // not from somewhere else instead
+	}
+	o.Server = server
+	if server != nil || strings.HasPrefix(w.proc.Env.Version, masterproto.OwnVersion) {
+		return o
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.services == nil && !w.dropped {
+		base, err := filepath.Abs(".") // base_dir, until the process is the user
+		if err == nil {
+			w.services, err = burl.Open(base)
+		}
+		if err != nil {
+			log.Error("burl: %v", err)
+		}
+	}
+	o.Services = w.services
+	o.Program = func() (urlauth.Program, error) { return w.imapProgram(u, log) }
+	return o
+}
+
+// burlServer is the server of dovetail_burl_imap_host, nil without that.
+func (w *worker) burlServer(ctx context.Context, u *user, log *event.Log) (*burl.Server, error) {
+	if err := errors.Join(u.burlErrs...); err != nil {
+		return nil, err
+	}
+	set := u.burlSet
+	if set.Host == "" {
+		return nil, nil
+	}
+	password, err := w.burlPassword(set.PasswordFile)
+	if err != nil {
+		return nil, err
+	}
+	var resolver burl.Resolver
+	if r := w.resolve(ctx, u, set.Host, log); r != nil {
+		resolver = r
+	}
+	if set.SSL == "no" {
+		return burl.NewServer(set, password, nil, resolver)
+	}
+	outgoing, err := w.trust(u, log)
+	if err != nil {
+		return nil, err
+	}
+	return burl.NewServer(set, password, outgoing, resolver)
+}
+
+// burlPassword reads a password file. What was read as root serves later sessions.
+func (w *worker) burlPassword(path string) (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if password, ok := w.password[path]; ok && w.dropped {
+		return password, nil
+	}
+	password, err := burl.ReadPassword(path)
+	if err == nil {
+		w.password = map[string]string{path: password}
+	}
+	return password, err
+}
+
+// imapProgram is Dovecot's imap for a user (clause P7.13). The connection to the config
+// service is from before the process became the user.
+func (w *worker) imapProgram(u *user, log *event.Log) (urlauth.Program, error) {
+	request := config.Request{Modules: []string{"imap"}, Service: "imap", User: u.name, LocalIP: u.local.Addr(), RemoteIP: u.remote.Addr()}
+	imap, err := w.config.Request(request)
+	if err != nil {
+		return urlauth.Program{}, err
+	}
+	master, err := w.config.Request(config.Request{Modules: []string{"master"}, Exclude: []string{"service"}})
+	if err != nil {
+		return urlauth.Program{}, err
+	}
+	dir, ok := master.Get("libexec_dir")
+	if !ok {
+		dir = defaultLibexec
+	}
+	return urlauth.Program{
+		Path: dir + "/imap",
+		Env:  urlauth.Environment(imap.Values, u.name, tabline.ParseFields(u.fields.raw), ipText(u.remote), ipText(u.local)),
+		Dir:  u.set.MailHome,
+		Log:  func(line string) { log.Info("burl: imap program: %s", line) },
+	}, nil
+}
+
+// burlLine is what EHLO says of BURL (clause S3.5); "" if it cannot work.
+func (se *session) burlLine() string {
+	if !se.burl.Works() {
+		return ""
+	}
+	host := se.u.set.ImapUrlauthHost
+	if host == "*" {
+		host = se.u.hostname
+	}
+	line := "BURL imap imap://" + host
+	if port := se.u.set.ImapUrlauthPort; port != 143 {
+		line += ":" + strconv.Itoa(int(port))
+	}
+	return line
+}
+
+// pieces hold what is read of an URL at a time.
+var pieces = sync.Pool{New: func() any { return new([16 << 10]byte) }}
+
+// burlCmd is BURL (clause S7.1), a chunk like that of BDAT which comes from IMAP.
+func (se *session) burlCmd(cmd *server.Command) bool {
+	url, last, refusal := parseBurl(cmd.Params)
+	if !se.turn(cmd) {
+		return false
+	}
+	se.noticeReset()
+	se.chunks++
+	if refusal.IsZero() {
+		refusal = se.mayHaveData(true)
+	}
+	if !refusal.IsZero() {
+		se.failed = true
+		cmd.Reply(refusal)
+		return true
+	}
+	if !se.live() {
+		return false
+	}
+	done := se.waiting()
+	text, _, _ := strings.Cut(cmd.Params, " ")
+	body, err := se.burl.Fetch(se.ctx, text, url)
+	done()
+	if err != nil {
+		return se.burlFailed(cmd, err)
+	}
+	defer body.Close()
+	if limit := se.u.set.MaxMailSize; limit > 0 && (body.Size > limit || se.msg != nil && se.msg.size+body.Size > limit) {
+		return se.burlFailed(cmd, &burl.Refusal{Reply: tooBig})
+	}
+	se.setState("DATA", "")
+	if se.msg == nil {
+		se.msg = se.newMessage()
+	}
+	m := se.msg
+	if ok, err := m.addAll(body); err != nil {
+		return se.burlFailed(cmd, err)
+	} else if !ok {
+		return false
+	}
+	return se.chunkAdded(cmd, body.Size, last)
+}
+
+// burlFailed answers a BURL that brought nothing, or not all. No part of the message may be
+// taken for the whole.
+func (se *session) burlFailed(cmd *server.Command, err error) bool {
+	if se.over() {
+		return false
+	}
+	se.failed = true
+	if se.msg != nil {
+		se.msg.refuse()
+	}
+	var r *burl.Refusal
+	if !errors.As(err, &r) {
+		r = &burl.Refusal{Reply: smtp.NewReply(451, "4.3.0", internalError)}
+	}
+	cmd.Reply(r.Reply)
+	return true
+}
+
+// addAll takes all that r has, to io.EOF. ok is false at the session's end; err is r's.
+func (m *message) addAll(r io.Reader) (ok bool, err error) {
+	piece := pieces.Get().(*[16 << 10]byte)
+	defer pieces.Put(piece)
+	for {
+		n, err := m.readPiece(r, piece[:])
+		m.size += uint64(n)
+		if !m.add(piece[:n]) {
+			return false, nil
+		}
+		if err == io.EOF || m.buf == nil { // or the relay will not have it
+			return true, nil
+		}
+		if err != nil {
+			return true, err
+		}
+	}
+}
+
+// readPiece reads from the IMAP server, for which the client may have to wait.
+func (m *message) readPiece(r io.Reader, p []byte) (int, error) {
+	done := m.se.waiting()
+	defer done()
+	return r.Read(p)
+}
+
+// parseBurl reads the arguments of BURL (clause S7.2).
+func parseBurl(args string) (url *imapurl.URL, last bool, refusal smtp.Reply) {
+	if args == "" {
+		return nil, false, smtp.NewReply(501, "5.5.4", "Missing chunk URL parameter")
+	}
+	words := strings.Split(args, " ")
+	url, err := imapurl.Parse(words[0])
+	switch {
+	case err != nil:
+		refusal = smtp.NewReply(501, "5.5.4", "Invalid chunk URL: "+err.Error())
+	case len(words) > 1 && !strings.EqualFold(words[1], "LAST"):
+		refusal = smtp.NewReply(501, "5.5.4", "Invalid end marker parameter")
+	case len(words) > 2:
+		refusal = badArgument
+	default:
+		last = len(words) == 2
+	}
+	return url, last, refusal
+}
+
+// decodeBURL reads the settings of the server, which stand in plugin { }.
+func decodeBURL(get func(string) (string, bool)) (settings.BURLServer, []error) {
+	return settings.DecodeOwn[settings.BURLServer](get)
+}
