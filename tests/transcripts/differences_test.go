@@ -100,7 +100,12 @@ func TestRulesAreUsed(t *testing.T) {
 	cases := load(t, "[0-6]?-*.txt")
 	for _, r := range slices.Concat(Rules, Peculiarities) {
 		used := slices.ContainsFunc(cases, func(c *transcript.Case) bool {
-			return len(c.With(system.Dovecot, []transcript.Rule{r}).Used)+len(c.With(system.OursBoth, []transcript.Rule{r}).Used) > 0
+			for _, sys := range []system.System{system.Dovecot, system.OursBoth, system.TheirsUnder} {
+				if len(c.With(sys, []transcript.Rule{r}).Used) > 0 {
+					return true
+				}
+			}
+			return false
 		})
 		if !used {
 			t.Errorf("rule %s changes no case", r.ID)

@@ -41,17 +41,37 @@ func TestTheirs(t *testing.T) {
 	}
 }
 
-// Our programs replay the recordings, but for what they do differently on purpose. BURL (66
-// to 68) is not built.
+// What needs a part that our master does not have is shown by the same effect made in
+// another way; that it is the same is seen from Dovecot.
+func TestInsteadForStandalone(t *testing.T) {
+	for _, c := range load(t, "standalone/*.txt") {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			transcript.Replay(t, system.Dovecot, c.With(system.Dovecot, Peculiarities))
+		})
+	}
+}
+
+// Our programs replay the recordings, but for what they do differently on purpose. What BURL
+// fetches from (66, 67) only Dovecot's master has; tests/burl shows it with another server.
 func replayOurs(t *testing.T, sys system.System) {
 	sys.Need(t)
 	variants := map[string]*transcript.Case{}
 	for _, v := range load(t, "variants/*.txt") {
 		variants[v.Name] = v
 	}
+	if sys.Master == system.Ours {
+		for _, c := range load(t, "standalone/*.txt") {
+			variants[c.Name] = c
+		}
+	}
 	own, _ := transcript.LoadAll("own/*.txt")
-	for _, c := range append(load(t, "[0-5]?-*.txt", "6[0-5]-*.txt"), own...) {
-		if v := variants[c.Name]; v != nil && v.For(sys) {
+	cases := append(load(t, "[0-5]?-*.txt", "6[0-58]-*.txt"), own...)
+	if sys.Master == system.Theirs {
+		cases = append(cases, load(t, "6[67]-*.txt", "imap/*.txt")...)
+	}
+	for _, c := range cases {
+		if v := variants[c.Name]; v != nil && (v.For(sys) || len(v.Sides) == 0) {
 			c = v
 		} else if len(c.Sides) > 0 && !c.For(sys) {
 			continue // of our own, and about the other half
@@ -74,3 +94,6 @@ func TestOursLogin(t *testing.T)  { replayOurs(t, system.OursLogin) }
 func TestOursWorker(t *testing.T) { replayOurs(t, system.OursWorker) }
 func TestOursBoth(t *testing.T)   { replayOurs(t, system.OursBoth) }
 func TestStandalone(t *testing.T) { replayOurs(t, system.Standalone) }
+
+// Dovecot's two programs run under our master: our side of what a master does is right.
+func TestTheirsUnderOurs(t *testing.T) { replayOurs(t, system.TheirsUnder) }

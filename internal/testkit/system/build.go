@@ -88,18 +88,21 @@ func build(name, path, tag string) error {
 	return nil
 }
 
-// programs returns the executables of the halves that are ours.
+// programs returns the executables that the configuration has to name: those of a half
+// that is not the master's own.
 func (s System) programs(t testing.TB) map[string]string {
 	t.Helper()
 	programs := map[string]string{}
-	if s.Login == Ours {
-		programs["submission-login"] = Binary(t, "submission-login")
-	}
-	if s.Worker == Ours {
-		programs["submission"] = Binary(t, "submission")
+	for name, side := range map[string]Side{"submission-login": s.Login, "submission": s.Worker} {
+		switch {
+		case side == Ours:
+			programs[name] = Binary(t, name)
+		case s.Master == Ours:
+			programs[name] = filepath.Join(need.Dovecot(t).Libexec, name)
+		}
 	}
 	if s.Master == Ours {
-		programs["dovetail"] = Binary(t, "dovetail")
+		Binary(t, "dovetail")
 	}
 	return programs
 }

@@ -180,21 +180,22 @@ func (s System) config(o Setup, programs map[string]string) string {
 		b.WriteString(line + "\n")
 	}
 	for _, half := range []string{"submission-login", "submission"} {
-		program, ours := programs[half]
+		program, named := programs[half]
 		args := o.Args[half]
-		if !ours && args == "" {
+		if !named && args == "" {
 			continue
 		}
-		if !ours {
-			program = half
+		if !named {
+			program = half // the master's own
 		}
 		fmt.Fprintf(&b, "service %s {\n  executable = %s\n", half, strings.TrimSpace(program+" "+args))
-		if ours {
+		if named {
 			b.WriteString("  vsz_limit = 0\n") // a Go program reserves more than it uses
 		}
 		b.WriteString("}\n")
 	}
-	if s == Standalone {
+	if s.Master == Ours {
+		b.WriteString("version_ignore = yes\n") // Dovecot's programs want a master of their own version
 		// There is no IMAP service to run.
 		return strings.Replace(b.String(), "protocols = submission imap\n", "protocols = submission\n", 1)
 	}
