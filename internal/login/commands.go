@@ -99,8 +99,8 @@ func (se *session) setHelo(args string, esmtp bool) {
 	se.helo, se.greeted, se.esmtp = name, true, esmtp
 }
 
-// capabilities are the lines of the EHLO reply (clause S2.3). BURL is not among them: it
-// is announced where it is known to work.
+// capabilities are the lines of the EHLO reply (clause S2.3). BURL is among them if the
+// worker has something to fetch from.
 func (se *session) capabilities() []string {
 	v := se.view
 	listed := func(c smtp.Cap) bool { return v.caps&c != 0 }
@@ -122,6 +122,7 @@ func (se *session) capabilities() []string {
 		{"8BITMIME", listed(smtp.Cap8BitMIME) || !v.capsSet},
 		{auth, auth != ""},
 		{"BINARYMIME", listed(smtp.CapBinaryMIME)},
+		{"BURL imap", shown(smtp.CapBURL) && v.set.ImapUrlauthHost != "" && (v.burlServer || se.s.imap)},
 		{"CHUNKING", shown(smtp.CapChunking)},
 		{"DSN", listed(smtp.CapDSN)},
 		{"ENHANCEDSTATUSCODES", shown(smtp.CapEnhancedStatusCodes)},

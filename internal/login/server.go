@@ -42,6 +42,7 @@ type process struct {
 	base   *view // settings without regard to the client
 	local  bool  // filters by local address or server name exist
 	remote bool  // filters by remote address exist
+	imap   bool  // this Dovecot has services that BURL can fetch from
 
 	auth  *authclient.Client
 	anvil *anvil.Client // nil: the number of sessions is not limited
@@ -110,6 +111,11 @@ func (s *process) setup(p *service.Process) error {
 		return err
 	}
 	s.config = c
+	for _, socket := range []string{"login/imap", "token-login/imap-urlauth"} {
+		if _, err := os.Stat(socket); err == nil {
+			s.imap = true
+		}
+	}
 	a, err := c.Request(s.request())
 	if err != nil {
 		return err
@@ -185,8 +191,13 @@ func (s *process) start(p *service.Process) error {
 	return nil
 }
 
+// request asks for what the process needs to know. imap_urlauth_host is among the worker's
+// settings; of those the secrets have no business here.
 func (s *process) request() config.Request {
-	return config.Request{Modules: []string{"submission-login", "ssl-server"}, Service: "submission"}
+	return config.Request{
+		Modules: []string{"submission-login", "ssl-server", "submission"}, Service: "submission",
+		Exclude: []string{"submission_relay_password", "submission_relay_user", "submission_relay_master_user", "imapc_password", "pop3c_password"},
+	}
 }
 
 // view returns the settings for a client.

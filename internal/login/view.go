@@ -26,6 +26,7 @@ type view struct {
 	capsSet      bool         // it is set, perhaps to nothing
 	exotic       bool         // exotic-backend
 	implicitAuth bool         // implicit-auth-external
+	burlServer   bool         // BURL fetches from a server of its own
 	elements     []string     // of login_log_format_elements
 	access       []string     // sockets of login_access_sockets
 	sources      []netip.Addr // of login_source_ips
@@ -69,6 +70,9 @@ func newView(a config.Answer, hostname string, log *event.Log) (v *view, errs []
 	var err error
 	if v.sources, err = sourceIPs(v.set.SourceIPs); err != nil {
 		errs = append(errs, err)
+	}
+	if host, _ := a.Get("plugin/dovetail_burl_imap_host"); host != "" {
+		v.burlServer = true
 	}
 	v.elements = strings.Fields(v.set.LogFormatElements)
 	v.access = strings.Fields(v.set.AccessSockets)
