@@ -160,7 +160,7 @@ func (r *Running) fill(text string) string {
 // command is how the master is started.
 func (r *Running) command() *exec.Cmd {
 	if r.System.Master == Ours {
-		return exec.Command(Binary(r.t, "dovetail"), "run", "-c", r.Conf)
+		return exec.Command(Binary(r.t, "dovetail"), "run", "-F", "-c", r.Conf)
 	}
 	return exec.Command(need.Dovecot(r.t).Dovecot, "-F", "-c", r.Conf)
 }
