@@ -290,7 +290,11 @@ func (c *call) kick(m mask, force bool) (int, error) {
 	}
 	slices.Sort(kicked)
 	if count > 0 {
-		c.say("kicked %d sessions of: %s", count, strings.Join(slices.Compact(kicked), " "))
+		word := "sessions"
+		if count == 1 {
+			word = "session"
+		}
+		c.say("kicked %d %s of: %s", count, word, strings.Join(slices.Compact(kicked), " "))
 	}
 	if len(shared) > 0 {
 		c.say("not kicked, as these users share a process with them: %s (-f ends theirs, too)", strings.Join(shared, " "))

@@ -282,8 +282,12 @@ func (d *demo) greets(ctx context.Context) bool {
 		return false
 	}
 	var b [4]byte
-	_, err = io.ReadFull(conn, b[:])
-	return err == nil && string(b[:]) == "220 "
+	if _, err = io.ReadFull(conn, b[:]); err != nil || string(b[:]) != "220 " {
+		return false
+	}
+	_, _ = io.WriteString(conn, "QUIT\r\n")
+	_, err = io.Copy(io.Discard, conn)
+	return err == nil
 }
 
 func (d *demo) addr() string { return net.JoinHostPort(host, strconv.Itoa(d.port)) }

@@ -316,6 +316,7 @@ func (r *role) serveErrors() {
 // control serves the control channel of our master (package master): after SIGUSR1 it
 // opens the log files, as this process has no right to, and sends them.
 //
+//	C: READY
 //	M: LOGS <tag> <path>...   + one descriptor for each path
 //	C: <tag> 1
 func (r *role) control() error {
@@ -333,6 +334,9 @@ func (r *role) control() error {
 	}
 	raw, err := os.NewFile(uintptr(fd), "control").SyscallConn()
 	if err != nil {
+		return err
+	}
+	if _, err := unix.Write(fd, []byte("READY")); err != nil {
 		return err
 	}
 	go func() { // ends with the master

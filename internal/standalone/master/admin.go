@@ -207,7 +207,7 @@ func (m *Master) kick(args []string, answer func(string)) {
 	}
 	var asked []*process
 	for _, p := range m.pids {
-		if p.control != nil && p.initialized && (p.service.Type == Login || p.service.Name == "submission") {
+		if p.control != nil && p.control.ready && (p.service.Type == Login || p.service.Name == "submission") {
 			asked = append(asked, p)
 		}
 	}

@@ -227,6 +227,7 @@ func (e *echoProcess) control() {
 		return
 	}
 	unix.SetNonblock(fd, false)
+	unix.Write(fd, []byte("READY"))
 	for {
 		b := make([]byte, maxControl)
 		n, err := unix.Read(fd, b)

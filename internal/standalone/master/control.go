@@ -16,6 +16,7 @@ import (
 // its end from DOVETAIL_CONTROL_FD, and does without it under Dovecot's master. One packet
 // is one line without LF, its fields separated by TAB and escaped (package tabline):
 //
+//	C: READY                               once, by a process that knows this protocol
 //	M: KICK <tag> <user mask> <network>    end these sessions with 421 4.3.2
 //	C: <tag> <count>                       so many were
 //	M: LOGS <tag>                          + up to 3 descriptors, to the log process: log,
@@ -24,7 +25,8 @@ import (
 //
 // A mask is of user names, with * and ?, without regard to case; network is an address or
 // address/bits. Either may be empty: any. tag is a number that the answer repeats. An
-// order that a process does not know it answers with the tag alone.
+// order that a process does not know it answers with the tag alone. Before READY nothing
+// is asked.
 //
 // The point of it is a worker that serves several users: SIGTERM, the only word of
 // Dovecot's own contract, would end all of them.
@@ -41,6 +43,7 @@ type control struct {
 	m       *Master
 	fd      int
 	watch   *watch
+	ready   bool // READY came
 	lastTag uint64
 	waiting map[uint64]*asked
 }
@@ -73,7 +76,7 @@ func (c *control) close() {
 
 // ask sends an order; done is called once, with the fields behind the tag. fds are lent.
 func (c *control) ask(order string, args []string, fds []int, done func(answer []string, err error)) {
-	if c == nil || c.fd < 0 {
+	if c == nil || c.fd < 0 || !c.ready {
 		done(nil, errNoAnswer)
 		return
 	}
@@ -116,6 +119,10 @@ func (c *control) read() {
 		return
 	}
 	fields := tabline.Split(strings.TrimSuffix(string(b[:n]), "\n"))
+	if fields[0] == "READY" {
+		c.ready = true
+		return
+	}
 	tag, err := strconv.ParseUint(fields[0], 10, 64)
 	if err != nil {
 		return

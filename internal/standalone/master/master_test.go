@@ -93,16 +93,23 @@ func TestCrashesAfterSuccess(t *testing.T) {
 
 func TestCrashesWithoutSuccess(t *testing.T) {
 	w := run(t, config(t, Service{Name: "echo", Command: program("echo"), ProcessLimit: 50, ServiceCount: 1}))
-	for range maxExitFailures + 2 {
+	for range 2 {
 		w.dial("echo").say("exit 3")
-		w.in(func() { // in one second
-			s := w.service("echo")
-			if s.failures > 0 {
-				s.failedIn = time.Now().Unix()
-			}
-		})
 	}
-	w.says(w.ownLog, "throttling")
+	w.says(w.log, "returned error 3")
+	if strings.Contains(w.ownLog(), "throttling") {
+		t.Error("throttled after two")
+	}
+	for end := time.Now().Add(patience); !strings.Contains(w.ownLog(), "throttling"); {
+		if time.Now().After(end) {
+			t.Fatal("never throttled")
+		}
+		w.in(func() { // so many in this second, without waiting for them
+			s := w.service("echo")
+			s.failedIn, s.failures = time.Now().Unix(), maxExitFailures
+		})
+		w.dial("echo").say("exit 3")
+	}
 }
 
 func TestFirstStatusIsAwaited(t *testing.T) {
@@ -290,6 +297,12 @@ func TestLogFilesAreReopened(t *testing.T) {
 	c := w.dial("echo")
 	c.say("log one")
 	w.says(w.log, "one")
+	w.until("the log process knows the control channel", func() bool {
+		for _, p := range w.service("log").processes {
+			return p.control.ready
+		}
+		return false
+	})
 	path := w.cfg.LogFiles[0]
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
@@ -624,6 +637,12 @@ func TestAdminSocket(t *testing.T) {
 	if got := a.say("STOP\tnone"); got != "-Unknown service: none" {
 		t.Errorf("STOP: %q", got)
 	}
+	w.until("the process knows the control channel", func() bool {
+		for _, p := range w.service("submission").processes {
+			return p.control.ready
+		}
+		return false
+	})
 	if got := a.say("KICK\tal*\t192.0.2.0/24"); got != "+1\t"+pid {
 		t.Errorf("KICK: %q", got)
 	}
