@@ -265,9 +265,16 @@ func (r *reader) item() (string, error) {
 		}
 		return name, nil
 	}
-	quoted := false
+	quoted, escaped := false, false
 	section, err := r.until(func(c byte) bool {
-		quoted = quoted != (c == '"')
+		switch {
+		case escaped:
+			escaped = false
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			escaped = true
+		}
 		return c < ' ' || c == ']' && !quoted
 	})
 	if err != nil {

@@ -384,13 +384,16 @@ func (f *Fetcher) session(ctx context.Context) (*imap.Conn, error) {
 	return c, nil
 }
 
+// maxOffset is beyond every message, and still a number for the server.
+const maxOffset = 1 << 62
+
 // read opens the mailbox and fetches. Any error but a *Refusal ends the session.
 func (f *Fetcher) read(ctx context.Context, u *imapurl.URL, section string) (*Body, error) {
 	var st *imap.StatusError
 	validity, err := f.own.Examine(ctx, u.Mailbox)
 	switch {
 	case errors.As(err, &st) && st.Status != "BYE":
-		return nil, f.statusRefusal(st)
+		return nil, f.statusRefusal(st, u.Mailbox)
 	case err != nil:
 		return nil, err
 	case u.UIDValidity != 0 && u.UIDValidity != validity:
@@ -398,7 +401,7 @@ func (f *Fetcher) read(ctx context.Context, u *imapurl.URL, section string) (*Bo
 	}
 	part := imap.Part{Section: section}
 	if r := u.Partial; r != nil {
-		part.Partial, part.Offset, part.Size = true, r.Offset, r.Size
+		part.Partial, part.Offset, part.Size = true, min(r.Offset, maxOffset), min(r.Size, maxOffset)
 	}
 	body, err := f.own.Fetch(ctx, u.UID, part)
 	switch {
@@ -407,7 +410,7 @@ func (f *Fetcher) read(ctx context.Context, u *imapurl.URL, section string) (*Bo
 	case errors.As(err, &st) && st.Status == "BAD":
 		return nil, plainRefusal("Invalid section")
 	case errors.As(err, &st) && st.Status != "BYE":
-		return nil, f.statusRefusal(st)
+		return nil, f.statusRefusal(st, u.Mailbox)
 	case err != nil:
 		return nil, err
 	}
@@ -429,9 +432,13 @@ func (f *Fetcher) Release() {
 }
 
 // statusRefusal is what a NO of the user's IMAP session means (clause S7.5).
-func (f *Fetcher) statusRefusal(st *imap.StatusError) error {
+func (f *Fetcher) statusRefusal(st *imap.StatusError, mailbox string) error {
 	if isTemporary(st) {
 		return f.unavailable(st)
+	}
+	const none = "Mailbox doesn't exist: " // and the name, of which only ASCII came through
+	if strings.HasPrefix(st.Text, none) {
+		return plainRefusal(none + strings.Map(printable, mailbox))
 	}
 	return plainRefusal(withoutTiming(st.Text))
 }

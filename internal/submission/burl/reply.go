@@ -27,6 +27,14 @@ func authRefusal(text, why string) error {
 // plainRefusal is for an URL without URLAUTH (clause S7.5).
 func plainRefusal(why string) error { return refuse("5.6.6", "IMAP URL resolution failed: "+why) }
 
+// printable replaces control characters.
+func printable(r rune) rune {
+	if r < ' ' || r >= 0x7f && r < 0xa0 {
+		return '?'
+	}
+	return r
+}
+
 // withoutTiming cuts off what Dovecot's imap says about the time a command took:
 // " (0.001 + 0.000 + 0.001 secs)."
 func withoutTiming(text string) string {
