@@ -113,7 +113,7 @@ func (se *session) capabilities() []string {
 	if !se.tlsRequired() {
 		auth = "AUTH " + strings.Join(se.mechanisms(), " ")
 	}
-	lines := make([]string, 1, 14)
+	lines := make([]string, 1, 15)
 	lines[0] = v.hostname
 	for _, l := range []struct {
 		text string
@@ -250,6 +250,7 @@ func (se *session) xclientCmd(cmd *server.Command) error {
 			port = x.Port
 		}
 		se.remote = addrPortFrom(x.Addr, port)
+		se.s.titles.at(se, preLogin)
 	}
 	if x.Helo != "" {
 		se.helo = x.Helo

@@ -117,6 +117,7 @@ func (se *session) afterLogin(ctx context.Context) {
 	}
 	switch {
 	case se.forward != nil:
+		se.s.titles.at(se, tlsProxy)
 		stop := context.AfterFunc(ctx, func() { time.AfterFunc(cutAfter, se.forward.Close) })
 		defer stop()
 		se.forward.Run()

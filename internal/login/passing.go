@@ -75,6 +75,7 @@ func (p *proxied) start(se *session, b *proxy.Backend, early []byte) {
 func (se *session) runProxy(ctx context.Context) {
 	p := se.passing
 	defer p.rawlog.Close()
+	se.s.titles.at(se, proxying)
 	stop := context.AfterFunc(ctx, p.shutdown)
 	defer stop()
 	stayed := false

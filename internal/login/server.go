@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dovetail/internal/dovecot/anvil"
 	"dovetail/internal/dovecot/authclient"
 	"dovetail/internal/dovecot/config"
@@ -55,6 +57,7 @@ type process struct {
 	hosts    proxy.Hosts
 
 	dns        *dns.Client
+	titles     *titles   // nil without verbose_proctitle
 	noChunking sync.Once // it has been said of a backend
 
 	mu          sync.Mutex
@@ -99,9 +102,6 @@ func (s *process) flags(f *flag.FlagSet) {
 // root's.
 func (s *process) setup(p *service.Process) error {
 	s.proc, s.log = p, p.Log
-	if s.rawlogDir != "" {
-		return errors.New("-R: raw logs before the login are not built yet")
-	}
 	s.authPath = defaultAuth
 	if args := p.Args; len(args) > 0 {
 		s.authPath = args[0]
@@ -140,6 +140,13 @@ func (s *process) setup(p *service.Process) error {
 		}
 	}
 	p.SetShutdownClients(v.set.ShutdownClients)
+	if v.set.AuthDebug {
+		p.SetDebug(true)
+		s.log = p.Log
+	}
+	if v.set.VerboseProctitle {
+		s.titles = newTitles(p.SetTitle)
+	}
 	if v.set.MaxUserIPConnections > 0 {
 		if s.anvil, err = anvil.Dial(p.Context(), "anvil"); err != nil {
 			return fmt.Errorf("mail_max_userip_connections: %w", err)
@@ -177,6 +184,12 @@ func (s *process) start(p *service.Process) error {
 		// Without a chroot its sockets have the same names all the same.
 		if err := os.Chdir(loginDir); err != nil {
 			return err
+		}
+	}
+	if s.rawlogDir != "" {
+		if err := unix.Access(s.rawlogDir, unix.W_OK|unix.X_OK); err != nil {
+			s.log.Error("access(%s, wx) failed: %s - disabling rawlog", s.rawlogDir, plainError(err))
+			s.rawlogDir = ""
 		}
 	}
 	if _, err := os.Stat(dnsClient); !errors.Is(err, os.ErrNotExist) {

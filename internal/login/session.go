@@ -17,6 +17,7 @@ import (
 	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/process/pace"
 	"dovetail/internal/process/service"
+	"dovetail/internal/rawlog"
 	"dovetail/internal/smtp"
 	"dovetail/internal/smtp/server"
 	"dovetail/internal/splice"
@@ -115,11 +116,14 @@ func (s *process) serve(ctx context.Context, cl *service.Client) {
 	se.local, se.remote = se.realLocal, se.realRemote
 	se.view = s.view(addresses{se.local.Addr(), se.remote.Addr()})
 	se.log = sessionLog{se}
+	raw := se.openRawlog()
+	defer raw.Close()
 	se.c = server.New(se.sock, server.Options{
 		Hostname:      se.view.hostname,
 		MaxParams:     maxParams,
 		MaxAuthParams: maxAuthParams,
 		ReadSize:      readSize,
+		Tap:           se.tap(raw),
 	})
 	timer := time.AfterFunc(loginTimeout-time.Since(se.began), se.timeout)
 	stop := context.AfterFunc(ctx, se.shutdown)
@@ -131,11 +135,13 @@ func (s *process) serve(ctx context.Context, cl *service.Client) {
 		timer.Stop()
 		stop()
 		cl.Droppable(nil)
+		s.titles.gone(se)
 	}()
 	if se.login() {
 		timer.Stop()
 		stop()
 		cl.Droppable(nil)
+		raw.Close()
 		se.afterLogin(ctx)
 		return
 	}
@@ -149,6 +155,7 @@ func (se *session) login() bool {
 	if !se.admit() {
 		return false
 	}
+	se.s.titles.at(se, preLogin)
 	if se.id == "" {
 		se.id = sessionID(time.Now(), se.remote)
 	}
@@ -218,6 +225,31 @@ func (se *session) awaitAuth() bool {
 	}
 	se.auth.ready = true
 	return true
+}
+
+// openRawlog opens the files for what is said before the login; nil: none are wanted.
+func (se *session) openRawlog() *rawlog.Log {
+	l, err := rawlog.Open(se.s.rawlogDir)
+	if err != nil {
+		se.s.log.Error("%v", err)
+	}
+	return l
+}
+
+// tap returns what keeps the dialogue in l.
+func (se *session) tap(l *rawlog.Log) func(in bool, b []byte) {
+	if l == nil {
+		return nil
+	}
+	return func(in bool, b []byte) {
+		write := l.Out
+		if in {
+			write = l.In
+		}
+		if err := write(b); err != nil {
+			se.s.log.Error("%v", err)
+		}
+	}
 }
 
 func (se *session) greet() {

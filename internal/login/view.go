@@ -33,7 +33,7 @@ type view struct {
 
 	tls      *tls.Config // nil with ssl = no
 	warnings []string    // about it
-	certs *tlsconf.ClientCerts
+	certs    *tlsconf.ClientCerts
 }
 
 var workarounds = map[string]bool{

@@ -41,6 +41,8 @@ type failure struct {
 	defect bool
 	// ... or says something else: why that is.
 	theirReply, theirLog, differs string
+	// Dovecot says this, once, if the handshake has failed before it looks again.
+	sooner string
 }
 
 func script(step relay.Step, bs ...relay.Behaviour) relay.Script {
@@ -54,7 +56,15 @@ const (
 	closed   = "Disconnected by server: Connection closed (state=%s, duration={n}s)"
 	allow    = " (allow it there for this server: login_trusted_networks of Dovecot and Dovetail, smtpd_authorized_xclient_hosts of Postfix)"
 	noTime   = "proxy_timeout=2"
+
+	internal     = "Aborting due to internal error: Failed to start SSL handshake: "
+	selfSigned   = "Received invalid SSL certificate: self-signed certificate: /CN=backend.test (check ssl_client_ca_* settings?)"
+	wrongVersion = "SSL_connect() failed: error:0A00010B:SSL routines::wrong version number"
 )
+
+func handshake(why, state string) string {
+	return fmt.Sprintf("Disconnected by server: Connection closed: %s (state=%s, duration={n}s)", why, state)
+}
 
 func without(cap string) []string {
 	return slices.DeleteFunc(slices.Clone(dovecotCaps), func(c string) bool { return strings.HasPrefix(c, cap) })
@@ -110,6 +120,15 @@ func failures() []failure {
 			log: invalid + "Invalid base64 data in AUTH response"},
 		{name: "challenge-before-long-response", fields: "pass=" + strings.Repeat("p", 400), script: script(relay.AUTH, relay.Reply("334 VXNlcg==")), reply: unavailable,
 			log: invalid + "Server sent unexpected server-first challenge: 334 VXNlcg=="},
+
+		{name: "cert-ssl", fields: "ssl=yes", tls: "implicit", reply: unavailable, tries: 2,
+			log: handshake(selfSigned, "banner"), sooner: internal + selfSigned},
+		{name: "cert-starttls", fields: "starttls=yes", tls: "starttls", reply: unavailable, tries: 2,
+			log: handshake(selfSigned, "tls-ehlo"), sooner: internal + selfSigned},
+		{name: "ssl-to-plain", fields: "ssl=any-cert", reply: unavailable, tries: 2,
+			log: handshake(wrongVersion, "banner"), sooner: internal + wrongVersion},
+		{name: "clear-behind-starttls", fields: "starttls=any-cert", tls: "starttls", script: script(relay.STARTTLS, relay.BreakTLS()), reply: unavailable, tries: 1,
+			log: aborting + "STARTTLS failed: octets in clear behind the reply", theirLog: internal + wrongVersion, differs: "octets in clear are seen as such"},
 
 		// S13.5, S13.6: Dovecot's process dies; the client hears nothing.
 		{name: "auth-535-lines", defect: true, script: script(relay.AUTH, relay.Reply("535-5.7.8 No", "535 5.7.8 such thing.")), reply: "535-5.7.8 No / 535 5.7.8 such thing.", tries: 1,
@@ -259,10 +278,11 @@ func (r failure) try(t *testing.T, f *front) {
 			got = append(got, l)
 		}
 	}
-	if want := level + ": " + name + log; len(got) != 1 || got[0] != want {
+	sooner := !ours(f.System) && r.sooner != "" && len(got) == 1 && got[0] == "Error: "+name+r.sooner
+	if want := level + ": " + name + log; len(got) != 1 || got[0] != want && !sooner {
 		t.Errorf("the log has\n     %s\nwant %s", strings.Join(got, "\n     "), want)
 	}
-	if b := f.backends[r.name]; b != nil && r.tries > 0 {
+	if b := f.backends[r.name]; b != nil && r.tries > 0 && !sooner {
 		if n := len(b.Conns()); n != r.tries {
 			t.Errorf("%d connections, want %d\n%s", n, r.tries, b.Transcript())
 		}

@@ -5,9 +5,15 @@
 package proxy
 
 import (
+	"crypto/hmac"
+	"crypto/md5"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
+	"maps"
 	"net"
+	"os"
+	osuser "os/user"
 	"regexp"
 	"strconv"
 	"strings"
@@ -15,6 +21,7 @@ import (
 	"time"
 
 	"dovetail/internal/testkit/client"
+	"dovetail/internal/testkit/need"
 	"dovetail/internal/testkit/relay"
 	"dovetail/internal/testkit/system"
 )
@@ -27,7 +34,7 @@ var dovecotCaps = []string{"PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING", "AUT
 // A user is one that the frontend sends to a backend of its own.
 type user struct {
 	name   string
-	fields string // of the passdb, besides proxy, host and port; "{port}" is the backend's
+	fields string // of the passdb, besides proxy, host and port; {port} is the backend's, {self} ours
 	relay  *relay.Options
 	bare   bool // fields is all there is
 	slow   bool // the backend sends each octet by itself
@@ -41,13 +48,26 @@ type front struct {
 	ports    map[string]int
 }
 
-// start starts a frontend. The users' password is "pw".
+// A frontend is what is to be started.
+type frontend struct {
+	users  []user
+	config []string
+	files  map[string]system.File
+	args   map[string]string // options of the programs
+}
+
+// start starts a frontend with users. Their password is "pw".
 func start(t *testing.T, sys system.System, users []user, config ...string) *front {
+	t.Helper()
+	return frontend{users: users, config: config}.start(t, sys)
+}
+
+func (fe frontend) start(t *testing.T, sys system.System) *front {
 	t.Helper()
 	sys.Need(t)
 	f := &front{t: t, backends: map[string]*relay.Relay{}, ports: map[string]int{}}
 	var lines []string
-	for _, u := range users {
+	for _, u := range fe.users {
 		port := system.Hold(t)
 		f.ports[u.name] = port.Number
 		if u.relay != nil {
@@ -65,11 +85,15 @@ func start(t *testing.T, sys system.System, users []user, config ...string) *fro
 		if u.bare {
 			fields = u.fields
 		}
-		lines = append(lines, u.name+":{PLAIN}pw::::::"+strings.TrimSpace(strings.ReplaceAll(fields, "{port}", fmt.Sprint(port.Number))))
+		fields = strings.NewReplacer("{port}", fmt.Sprint(port.Number), "{self}", "{port}").Replace(fields)
+		lines = append(lines, u.name+":{PLAIN}pw::::::"+strings.TrimSpace(fields))
 	}
+	files := map[string]system.File{"etc/proxied": {Data: strings.Join(lines, "\n") + "\n"}}
+	maps.Copy(files, fe.files)
 	f.Running = sys.Start(t, system.Setup{
-		Config: append([]string{"passdb proxied {", "  driver = passwd-file", "  args = {dir}/etc/proxied", "}"}, config...),
-		Files:  map[string]system.File{"etc/proxied": {Data: strings.Join(lines, "\n") + "\n"}},
+		Config: append([]string{"passdb proxied {", "  driver = passwd-file", "  args = {dir}/etc/proxied", "}"}, fe.config...),
+		Files:  files,
+		Args:   fe.args,
 	})
 	return f
 }
@@ -188,3 +212,32 @@ func said(r *relay.Relay, n int) string {
 
 // ours says whether the login process is.
 func ours(sys system.System) bool { return sys.Login == system.Ours }
+
+// procTCP lists the TCP sockets of this machine.
+func procTCP() string {
+	data, _ := os.ReadFile("/proc/net/tcp")
+	return string(data)
+}
+
+// cramMD5 logs in without saying the password; the reply is the caller's to read.
+func cramMD5(c *client.Client, user, password string) {
+	c.Send("AUTH CRAM-MD5")
+	challenge, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(c.Line(), "334 "))
+	h := hmac.New(md5.New, []byte(password))
+	h.Write(challenge)
+	c.Send(encode(user + " " + hex.EncodeToString(h.Sum(nil))))
+}
+
+// loginUID is the user that the login processes run as.
+func loginUID(t *testing.T) int {
+	t.Helper()
+	u, err := osuser.Lookup("dovenull")
+	if err != nil {
+		need.Missing(t, "the user dovenull")
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uid
+}
