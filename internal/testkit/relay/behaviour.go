@@ -41,6 +41,7 @@ type Behaviour struct {
 	does   string // for messages
 	early  bool
 	always bool
+	drain  bool
 	// act answers. It returns false when the connection is over.
 	act func(c *session) bool
 	// accepted says whether the default's effect (a transaction opened, a recipient
@@ -58,6 +59,11 @@ func (b Behaviour) Always() Behaviour { b.always = true; return b }
 // Early makes a behaviour at BDAT act when the command line came, before its octets are
 // read.
 func (b Behaviour) Early() Behaviour { b.early = true; return b }
+
+// Drained makes a behaviour at Body read the rest of the message, to its end, and drop it
+// without another answer, as a relay does that refuses a message early. Otherwise the rest
+// is taken for commands.
+func (b Behaviour) Drained() Behaviour { b.drain = true; return b }
 
 // Reply answers with the lines, each with CRLF behind it. A 2xx (354 for DATA, 334 for
 // AUTH) has the effect that the default answer has.

@@ -346,7 +346,12 @@ func (s *session) data() bool {
 		return ok
 	}
 	if b, chosen := s.choose(Body); chosen {
-		return b.act(s)
+		if ok := b.act(s); !ok || !b.drain {
+			return ok
+		}
+		_, err := s.readBody()
+		s.forget()
+		return err == nil
 	}
 	wire, err := s.readBody()
 	if err != nil {
