@@ -146,9 +146,10 @@ func (m Match) notAuth() bool {
 	return m.LocalName != nil || m.Local.Bits > 0 || m.Remote.Bits > 0
 }
 
+const authHelp = "The auth service does not know the client's addresses when it reads its settings. Inside `protocol` it works."
+
 func (p *parser) authInside(key string, at Range) {
-	p.fail(at, "Auth settings not supported inside local/remote blocks: "+key,
-		"The auth service does not know the client's addresses when it reads its settings. Inside `protocol` it works.")
+	p.fail(at, "Auth settings not supported inside local/remote blocks: "+key, authHelp)
 }
 
 // list is `passdb = x`: the words of value are made elements. Maps ignore it.

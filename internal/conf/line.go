@@ -234,16 +234,19 @@ func (x *lexer) value(s string, i int, l line) line {
 // open reads what follows the type in the head of a section, from i on.
 func (x *lexer) open(s string, i int, l line) line {
 	l.kind = lineOpen
-	label := ""
-	if x.d.later && l.key == "group" { // group @label name {
+	label, grouped := "", false
+	if x.d.later && l.key == "group" && !strings.HasPrefix(s[i:], "{") { // group @label name {
 		j := x.wordEnd(s, i)
-		label, i = s[i:j]+" ", x.skipBlanks(s, j)
-		if i < len(s) && s[i] == '{' {
-			l.kind, l.bad = lineBad, "Expecting '{'"
+		if j == len(s) {
+			l.kind, l.bad = lineBad, "Expecting group name"
 			return l
 		}
+		label, i, grouped = s[i:j]+" ", x.skipBlanks(s, j), true
 	}
-	if i < len(s) && s[i] == '"' {
+	if grouped { // its name is a word in any case
+		j := x.wordEnd(s, i)
+		l.value, l.named, i = s[i:j], true, x.skipBlanks(s, j)
+	} else if i < len(s) && s[i] == '"' {
 		l.valueAt, l.named = i, true
 		if q := strings.IndexByte(s[i+1:], '"'); q >= 0 {
 			name, err := x.d.unescape(s[i+1 : i+1+q])

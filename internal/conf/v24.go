@@ -204,6 +204,8 @@ type frame24 struct {
 	node  *Node
 	list  *all.Row24 // inside the block of this list, which is in node
 	quiet bool       // not looked at
+	// unlabelled: inside `group x y {` without @, where only blocks can be set.
+	unlabelled bool
 }
 
 // Load24 reads a configuration of 2.4.
@@ -317,6 +319,11 @@ func (q *parser24) apply24(in *input, l line) {
 			q.fail(q.lex.rang(0, 1), "Unexpected '}'", "No section is open here.")
 			return
 		}
+		if n := f.node; f.list == nil && !f.unlabelled && (n.Kind == NamedNode || n.Kind == ElementNode) {
+			if row, ok := q.t.Row(n.Type); ok && row.Required != "" && !q.hasRequired(n, row.Required) {
+				q.fail(q.lex.rang(0, 1), fmt.Sprintf("Named filter %s is required to have %s setting, but it is missing", row.Name, row.Required), "")
+			}
+		}
 		q.pop24()
 	case lineInclude, lineIncludeTry:
 		q.include(in, l)
@@ -346,11 +353,18 @@ func (q *parser24) bad24(l line) {
 	case strings.HasPrefix(l.bad, "Unknown escape"):
 		detail = `Inside quotes only \\ and \" are known.`
 	}
-	text := l.bad
-	if l.key == "group" && strings.HasPrefix(l.value, "@") {
-		text, detail = "Expecting '{'", "`group @label name {`"
+	if l.key == "group" {
+		detail = "`group @label name {`"
 	}
-	q.fail(q.lex.rang(0, l.end), text, detail)
+	q.fail(q.lex.rang(0, l.end), l.bad, detail)
+}
+
+// hasRequired says whether a block has the setting or block that must be in it.
+func (q *parser24) hasRequired(n *Node, name string) bool {
+	if _, ok := n.Get(name); ok {
+		return true
+	}
+	return slices.ContainsFunc(n.Children, func(c *Node) bool { return c.Type == name })
 }
 
 // end is what is found after the last line.

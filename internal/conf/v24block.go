@@ -18,11 +18,7 @@ func (q *parser24) open24(l line) {
 		next.quiet = true
 		q.push24(l, next)
 	}
-	if f.list != nil {
-		fail("Section not allowed here", "A list holds only lines `key = value`.")
-		return
-	}
-	if l.key == "group" {
+	if l.key == "group" && strings.Contains(l.value, " ") {
 		q.group(l, head)
 		return
 	}
@@ -40,16 +36,10 @@ func (q *parser24) open24(l line) {
 		fail(fmt.Sprintf("Setting %s cannot be used as a section", row.Name), "")
 		return
 	case all.BoolList, all.StrList:
-		if l.named {
+		if l.value != "" {
 			fail(fmt.Sprintf("Setting %s cannot have a value for the section", row.Name), "")
 			return
 		}
-		if !q.allowed(n, row, l.key, head) {
-			next.quiet = true
-			q.push24(l, next)
-			return
-		}
-		q.warnGlobal24(n, row.Name, head)
 		next.list = row
 		q.push24(l, next)
 		return
@@ -72,9 +62,8 @@ func (q *parser24) open24(l line) {
 			fail(bad, "")
 			return
 		}
-		if !q.allowed(n, row, l.key, head) {
-			next.quiet = true
-			q.push24(l, next)
+		if row.Auth && n.Child(row.Name, l.value) == nil && inside24(n) {
+			fail(fmt.Sprintf("Failed to set %s=%s for struct auth: Auth settings not supported inside local/remote blocks: %[1]s", row.Name, Escape(l.value)), authHelp)
 			return
 		}
 		next.node = n.child(ElementNode, row.Name, l.value)
@@ -129,7 +118,7 @@ func (q *parser24) noSection(n *Node, l line, fail func(text, detail string)) {
 	case ElementNode:
 		text += fmt.Sprintf(" (%s_%s_%s, %s_%s not found either.)", n.Type, strings.ReplaceAll(n.Name, "/", "_"), key, n.Type, key)
 	case NamedNode:
-		text += fmt.Sprintf(" (%s_%s not found either.)", n.Type, key)
+		text += fmt.Sprintf(" (%s_%s, %[1]s_%[2]s not found either.)", n.Type, key)
 	}
 	detail := q.help24(n, key)
 	if key == "plugin" {
@@ -140,14 +129,13 @@ func (q *parser24) noSection(n *Node, l line, fail func(text, detail string)) {
 
 // group is `group @label name {` (clause C9.16).
 func (q *parser24) group(l line, head Range) {
-	label, name, two := strings.Cut(l.value, " ")
+	label, name, _ := strings.Cut(l.value, " ")
 	next := frame24{node: q.top24().node}
 	switch {
+	case !strings.HasPrefix(label, "@"):
+		next.unlabelled = true // nothing is known in it
 	case next.node.Kind != RootNode:
 		q.fail(head, "groups must defined at top-level, not under filters", "")
-		next.quiet = true
-	case !two:
-		q.fail(head, "Expecting '{'", "`group @label name {`")
 		next.quiet = true
 	default:
 		next.node = next.node.child(GroupNode, label, name)

@@ -17,12 +17,20 @@ func (q *parser24) set24(l line) {
 		q.element(outside(f.node, f.list.Name), f.list, l.key, l)
 		return
 	}
+	a := &Assignment{
+		Form: l.form, Raw: q.lex.text[min(l.valueAt, l.end):l.end], Quote: l.quote,
+		Key: at, Range: q.lex.rang(l.valueAt, l.end),
+	}
+	value, ok := q.write24(f.node, l, a)
+	if !ok {
+		return
+	}
 	if strings.HasPrefix(l.key, "@") && !l.quotedKey {
-		q.use(f.node, l, at)
+		q.use(f.node, l, value, at)
 		return
 	}
 	n, key := f.node, l.key
-	if n.Kind == GroupNode && !strings.HasPrefix(n.Type, "@") {
+	if f.unlabelled {
 		q.fails(at, key, "Unknown setting: group/"+key, "The label of a group begins with @.")
 		return
 	}
@@ -56,14 +64,14 @@ func (q *parser24) set24(l line) {
 	}
 	switch row.Shape {
 	case all.NamedFilter:
-		q.fails(at, l.key, fmt.Sprintf("Setting is a named filter, use '%s {'", l.key), "")
+		q.fails(at, l.key, fmt.Sprintf("Setting is a named filter, use '%s {'", row.Name), "")
 		return
 	case all.ListFilter:
-		q.fails(at, l.key, fmt.Sprintf("Setting is a named list filter, use '%s %s {'", l.key, l.value), "")
+		q.fails(at, l.key, fmt.Sprintf("Setting is a named list filter, use '%s %s {'", l.key, value), "")
 		return
 	case all.StrList:
-		if l.value != "" {
-			q.fails(at, l.key, fmt.Sprintf("Setting is a string list, use '%s {'", l.key), "Its elements stand in lines `key = value` inside the block.")
+		if value != "" {
+			q.fails(at, l.key, fmt.Sprintf("Setting is a string list, use '%s {'", row.Name), "Its elements stand in lines `key = value` inside the block.")
 			return
 		}
 	}
@@ -72,15 +80,14 @@ func (q *parser24) set24(l line) {
 	}
 	q.warnGlobal24(n, row.Name, at)
 	n = outside(n, row.Name)
-	a := &Assignment{
-		Form: l.form, Raw: q.lex.text[min(l.valueAt, l.end):l.end], Quote: l.quote,
-		Key: at, Range: q.lex.rang(l.valueAt, l.end),
-	}
 	if row.Type == settings.File && l.form == Plain && l.value != "" {
 		a.Path = q.here().relative(l.value)
 	}
-	value, ok := q.value24(n, row, l, a)
-	if !ok {
+	if row.Type == settings.File && l.form == Variable && hasSet(value) {
+		q.fails(a.Range, l.key, "File settings must not contain $SET: "+value, "")
+		return
+	}
+	if !(l.form == Variable && hasSet(value)) && !q.check24value(row, l.key, value, a) {
 		return
 	}
 	if row.Shape == all.BoolList || row.Shape == all.StrList {
@@ -111,12 +118,21 @@ func (q *parser24) allowed(n *Node, row *all.Row24, key string, at Range) bool {
 			q.fails(at, key, row.Name+" cannot currently be defined inside groups", "")
 			return false
 		case up.Kind == ClientNode && up.Type != "protocol" && row.Auth:
-			q.fails(at, key, "Auth settings not supported inside local/remote blocks: "+key,
-				"The auth service does not know the client's addresses when it reads its settings. Inside `protocol` it works.")
+			q.fails(at, key, "Auth settings not supported inside local/remote blocks: "+row.Name, authHelp)
 			return false
 		}
 	}
 	return true
+}
+
+// inside24 says whether n is in local, local_name or remote.
+func inside24(n *Node) bool {
+	for ; n != nil; n = n.Parent {
+		if n.Kind == ClientNode && n.Type != "protocol" {
+			return true
+		}
+	}
+	return false
 }
 
 // warnGlobal24 is clause C10.11.
@@ -141,65 +157,50 @@ func (q *parser24) warnGlobal24(n *Node, name string, at Range) {
 	}
 }
 
-// value24 computes and checks the value of a line.
-func (q *parser24) value24(n *Node, row *all.Row24, l line, a *Assignment) (string, bool) {
-	value := l.value
+// write24 computes the value of a line as far as Options say; $SET stays, to be put in when
+// everything is read.
+func (q *parser24) write24(n *Node, l line, a *Assignment) (string, bool) {
 	switch l.form {
 	case FromFile:
 		a.Path = q.here().relative(l.value)
-		value = "<" + l.value
-		if q.opt.Expand {
-			content, dir, err := q.readFile(a.Path)
-			if dir || err != nil {
-				why := "read(%s) failed: Is a directory"
-				if err != nil {
-					why = "Can't open file %s: " + reason(err)
-				}
-				q.fails(a.Range, l.key, fmt.Sprintf(why, a.Path), "The value is the content of this file, which must be readable.")
-				return "", false
+		if !q.opt.Expand {
+			return "<" + l.value, true
+		}
+		content, dir, err := q.readFile(a.Path)
+		if dir || err != nil {
+			why := "read(%s) failed: Is a directory"
+			if err != nil {
+				why = "Can't open file %s: " + reason(err)
 			}
-			value = content
-		} else if row.Shape == all.Value && (row.Type == settings.Str || row.Type == settings.StrVars || row.Type == settings.File) {
-			return value, true
+			q.fail(a.Range, l.key+": "+fmt.Sprintf(why, a.Path), "The value is the content of this file, which must be readable.")
+			return "", false
 		}
+		return content, q.room(len(content), a.Range)
 	case Variable:
-		var ok bool
-		if value, ok = q.self(n, row, l, a); !ok {
-			return "", false
-		}
-		if !q.opt.Expand && hasVariable(value) {
-			return value, true
-		}
-		if q.opt.Expand && !q.variables(n, value, a, l) {
-			return "", false
-		}
-		if hasVariable(value) {
-			return value, true // checked when it is put in
-		}
+		return q.variables(n, l, a)
 	}
-	return value, q.check24value(row, l.key, value, a)
+	return l.value, true
 }
 
 // check24value is clause C11 for 2.4.
 func (q *parser24) check24value(row *all.Row24, key, value string, a *Assignment) bool {
-	if row.Shape != all.Value {
-		return true
-	}
-	if row.Type == settings.StrVars {
+	if row.Type != settings.Str || row.Shape != all.Value {
 		if bad := percentSyntax(value); bad != "" {
 			q.fails(a.Range, key, value+": "+bad, "`%{` begins a variable: `%{name | filter}`. `%%{` is the text %{.")
 			return false
 		}
+	}
+	if row.Shape != all.Value {
 		return true
 	}
 	if row.Type == settings.File {
 		return q.checkFile(key, value, a)
 	}
-	if strings.Contains(value, "%{") {
+	if strings.Contains(value, "%{") || !q.opt.Expand && (strings.Contains(value, "$SET:") || strings.Contains(value, "$ENV:")) {
 		return true
 	}
 	if err := row.Normalise24(value); err != nil {
-		k := Known{Type: row.Type}
+		k := Known{Type: row.Type, Enum: row.Enum}
 		q.fails(a.Range, key, err.Error(), rightValue(key, k, a))
 		return false
 	}
@@ -299,20 +300,20 @@ func (q *parser24) element(n *Node, row *all.Row24, key string, l line) {
 		Form: l.form, Raw: q.lex.text[min(l.valueAt, l.end):l.end], Quote: l.quote,
 		Key: q.lex.rang(0, len(l.key)), Range: q.lex.rang(l.valueAt, l.end),
 	}
-	value := l.value
-	if l.form == FromFile {
-		value = "<" + l.value
-		if q.opt.Expand {
-			path := q.here().relative(l.value)
-			content, _, err := q.readFile(path)
-			if err != nil {
-				q.fails(a.Range, l.key, fmt.Sprintf("Can't open file %s: %s", path, reason(err)), "")
-				return
-			}
-			value = content
+	full := l
+	full.key = row.Name + "/" + key
+	value, ok := q.write24(q.top24().node, full, a)
+	if !ok {
+		return
+	}
+	if !hasSet(value) {
+		if bad := percentSyntax(value); bad != "" {
+			q.fails(a.Range, l.key, value+": "+bad, "")
+			return
 		}
 	}
-	if row.Shape == all.BoolList && !hasVariable(value) {
+	unknown := strings.Contains(value, "%{") || hasSet(value) || !q.opt.Expand && (strings.Contains(value, "$SET:") || strings.Contains(value, "$ENV:"))
+	if row.Shape == all.BoolList && !unknown {
 		b, err := settings.ParseBool(value)
 		if err != nil {
 			q.fails(a.Range, key, err.Error(), "`yes` adds the element to the list, `no` takes it away.")
@@ -372,12 +373,16 @@ func unescapeElement(w string) string {
 }
 
 // use is a line @label = name (clause C9.17).
-func (q *parser24) use(n *Node, l line, at Range) {
+func (q *parser24) use(n *Node, l line, name string, at Range) {
 	for up := n; up != nil; up = up.Parent {
 		if up.Kind == GroupNode {
 			q.fail(at, "Recursive include groups not allowed", "")
 			return
 		}
+	}
+	if l.form == Variable && hasSet(name) {
+		q.fail(at, "Include groups cannot contain $variables", "")
+		return
 	}
 	builtin := builtinGroups[l.key]
 	label := slices.ContainsFunc(q.c.Root.Children, func(c *Node) bool { return c.Kind == GroupNode && c.Type == l.key })
@@ -385,11 +390,11 @@ func (q *parser24) use(n *Node, l line, at Range) {
 	case !label && builtin == nil:
 		q.fail(at, "Unknown group label "+l.key, "A group must be defined before it is used.")
 		return
-	case !slices.Contains(builtin, l.value) && q.c.Root.Child(l.key, l.value) == nil:
-		q.fail(q.lex.rang(l.valueAt, l.end), fmt.Sprintf("Unknown group %s=%s", l.key, l.value), "A group must be defined before it is used.")
+	case !slices.Contains(builtin, name) && q.c.Root.Child(l.key, name) == nil:
+		q.fail(q.lex.rang(l.valueAt, l.end), fmt.Sprintf("Unknown group %s=%s", l.key, name), "A group must be defined before it is used.")
 		return
 	}
-	u := Use{l.key, l.value}
+	u := Use{l.key, name}
 	n.brought = append(n.brought, u)
 	for i := range n.Uses {
 		if n.Uses[i].Label == l.key {

@@ -37,19 +37,14 @@ func hasVariable(v string) bool {
 	return found
 }
 
-// self puts in `$SET:key` in the value of key itself (clause C6.11).
-func (q *parser24) self(n *Node, row *all.Row24, l line, a *Assignment) (string, bool) {
-	return eachWord(l.value, func(w string) string {
-		if w != "$SET:"+l.key && w != "$SET:"+row.Name {
-			return w
-		}
-		for up := outside(n, row.Name); up != nil; up = up.Parent {
-			if s, ok := up.Get(row.Name); ok {
-				return s.text()
-			}
-		}
-		return q.c.Default(row)
-	}), true
+// hasSet says whether v has a word $SET:name.
+func hasSet(v string) bool {
+	found := false
+	eachWord(v, func(w string) string {
+		found = found || strings.HasPrefix(w, "$SET:")
+		return w
+	})
+	return found
 }
 
 // text is the value as one line; of a list its elements.
@@ -66,21 +61,43 @@ func (s *Setting24) text() string {
 	return strings.Join(words, " ")
 }
 
-// variables checks the names of $SET on the line where they stand.
-func (q *parser24) variables(n *Node, value string, a *Assignment, l line) bool {
-	good := true
-	eachWord(value, func(w string) string {
-		name, ok := strings.CutPrefix(w, "$SET:")
-		if !ok || !good {
+// variables puts the variables into the value of a line (clause C6.11): $ENV if Options say
+// so, and all if one is `$SET:key` in the value of key itself. Otherwise names are only
+// checked, if Options say so, and $SET stays.
+func (q *parser24) variables(n *Node, l line, a *Assignment) (string, bool) {
+	self, bad := false, ""
+	put := func(w string) string {
+		if bad != "" {
 			return w
 		}
-		if _, _, err := q.find(n, name); err != nil {
-			q.fail(a.Range, fmt.Sprintf("Failed to expand $SET:%s: %v", name, err), "`$SET:name`, or `$SET:service/x/service_name` for what stands in a block.")
-			good = false
+		if env, ok := strings.CutPrefix(w, "$ENV:"); ok && q.opt.Expand {
+			v, _ := q.opt.Env(env)
+			return v
 		}
-		return w
-	})
-	return good
+		name, ok := strings.CutPrefix(w, "$SET:")
+		if !ok || !q.opt.Expand && name != l.key {
+			return w
+		}
+		self = self || name == l.key
+		s, value, err := q.find(n, name)
+		if err != nil {
+			bad = fmt.Sprintf("Failed to expand $SET:%s: %v", name, err)
+			return w
+		}
+		if s != nil && s.Last != nil && s.Last.Form == Variable && q.opt.Expand {
+			value, _ = q.expand(n, value, []string{l.key, name})
+		}
+		return value
+	}
+	out := eachWord(l.value, put)
+	if bad != "" {
+		q.fail(a.Range, bad, "`$SET:name`, or `$SET:service/x/service_name` for what stands in a block.")
+		return "", false
+	}
+	if hasSet(l.value) && !self {
+		return l.value, true
+	}
+	return out, q.room(len(out), a.Range)
 }
 
 // find looks up a setting for $SET in n: its text, and where it is set (nil: a default).

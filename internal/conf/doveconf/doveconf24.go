@@ -371,7 +371,7 @@ func quote24(v string) string {
 // queries24 are single settings, lists and blocks (clause C18.9).
 func (r *run24) queries24() error {
 	// After an error Dovecot has nothing that is built in, not even list elements.
-	builtin := len(r.c.Checked) == 0 && r.c.Unclosed == ""
+	builtin := len(r.c.Checked) == 0 && r.c.Unclosed == "" && r.o.scope != changed && r.o.scope != set
 	root := r.c.Merged(r.o.filter.Filter, r.o.filter.given(), builtin)
 	for _, name := range r.o.names {
 		q := &query24{r: r, p: &printer24{out: &bytes.Buffer{}, c: r.c, scope: full, expand: r.o.expand}, bare: r.o.hideKey, builtin: builtin}
@@ -427,8 +427,11 @@ func (q *query24) find(root, n *conf.Node, path []string, heads []*conf.Node) bo
 		return q.namedFilter(root, n, row, path, heads)
 	}
 	s, ok := n.Get(row.Name)
+	if ok && q.r.o.scope == changed && n.Kind == conf.RootNode && row.Shape == all.Value && s.Value == q.r.c.Default(row) {
+		return false
+	}
 	if !ok {
-		if n.Kind != conf.RootNode {
+		if n.Kind != conf.RootNode || q.r.o.scope == changed || q.r.o.scope == set {
 			return false
 		}
 		s = &conf.Setting24{Row: row, Value: q.r.c.Default(row), Line: true}
