@@ -23,6 +23,21 @@ import (
 func Replay(t *testing.T, sys system.System, c *Case) {
 	t.Helper()
 	sys.Need(t)
+	// Dovecot may lose the first line of a log, about once in a thousand cases on a busy
+	// machine. Where a program of its own writes, such a run is made again.
+	again := 0
+	if sys.Login == system.Theirs || sys.Worker == system.Theirs {
+		again = 2
+	}
+	for lost := true; lost && !t.Failed(); again-- {
+		lost = replayOnce(t, sys, c, again > 0)
+	}
+}
+
+// replayOnce is Replay, but for a log that lacks a line, if that may be Dovecot's doing:
+// then it returns true.
+func replayOnce(t *testing.T, sys system.System, c *Case, mayLose bool) (lost bool) {
+	t.Helper()
 	port := system.Hold(t)
 	var l net.Listener
 	if c.Relay {
@@ -42,9 +57,10 @@ func Replay(t *testing.T, sys system.System, c *Case) {
 	if tokens != nil {
 		tokens.Close()
 	}
-	if !t.Failed() {
-		r.compareLog(t)
+	if t.Failed() {
+		return false
 	}
+	return r.compareLog(t, mayLose)
 }
 
 const badToken = "010123456789abcdef0123456789abcdef01234567"
@@ -434,7 +450,7 @@ func (r *replay) leftovers() {
 }
 
 // compareLog waits for the log lines of the case, stops the system, and compares.
-func (r *replay) compareLog(t *testing.T) {
+func (r *replay) compareLog(t *testing.T, mayLose bool) (lost bool) {
 	t.Helper()
 	count := len(r.c.Log)
 	for _, x := range r.c.Extra {
@@ -443,6 +459,10 @@ func (r *replay) compareLog(t *testing.T) {
 	r.inst.WaitLog(count)
 	r.inst.Stop()
 	got := r.inst.Log()
+	if len(got) < count && mayLose {
+		t.Logf("the log lacks a line; again:\n%s", r.inst.WholeLog())
+		return true
+	}
 	for _, x := range r.c.Extra {
 		had := len(got)
 		got = slices.DeleteFunc(got, func(line string) bool { return x.Text.Matches(line, r.values) })
@@ -463,6 +483,7 @@ func (r *replay) compareLog(t *testing.T) {
 	for _, line := range got[min(len(r.c.Log), len(got)):] {
 		t.Errorf("%s: one log line more than expected:\n%s", filepath.Base(r.c.Path), show(line))
 	}
+	return false
 }
 
 // inOrder returns the log lines in the order of the case, if they are in that order for

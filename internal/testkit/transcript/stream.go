@@ -14,11 +14,15 @@ import (
 )
 
 const (
-	// eventTimeout bounds each wait for the system.
-	eventTimeout = 15 * time.Second
 	// maxUnexpected bounds what is read of a line that is not the expected one.
 	maxUnexpected = 4 << 20
 )
+
+// eventTimeout bounds each wait for the system. The tests of the replayer shorten it.
+var eventTimeout = 15 * time.Second
+
+// Hurry makes every wait of later replays short.
+func Hurry() { eventTimeout = 2 * time.Second }
 
 // A stream is one side's view of a connection. It belongs to one goroutine; close may be
 // called by any.
