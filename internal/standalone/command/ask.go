@@ -47,6 +47,7 @@ type client struct {
 	br   *bufio.Reader
 }
 
+//lint:ignore ST1005 it begins with a name
 var errNotRunning = errors.New("Dovetail is not running")
 
 // askMaster connects to the master in baseDir.

@@ -89,6 +89,7 @@ func (p *place) open() error {
 	}
 	fd, err := unix.Open(p.path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, fileMode)
 	if err != nil {
+		//lint:ignore ST1005 the words of Dovecot's own message
 		return fmt.Errorf("Can't open log file %s: %s", p.path, reason(err))
 	}
 	p.set(fd)

@@ -142,6 +142,7 @@ func removeSockets(dir string) []error {
 		}
 		path := filepath.Join(dir, e.Name())
 		if alive(path) {
+			//lint:ignore ST1005 it begins with a name
 			errs = append(errs, fmt.Errorf("Dovetail is already running? Socket already exists: %s", path))
 			continue
 		}

@@ -76,6 +76,7 @@ func (g *generation) open(old *generation, in *inherited) []error {
 	var files []*socket
 	try := func(s *service, k *socket) {
 		if k.Kind == Unix && old == nil && alive(k.Path) {
+			//lint:ignore ST1005 the words of Dovecot's own message
 			errs = append(errs, &ListenError{s.Name, k.Listener, fmt.Errorf("Socket already exists: %s", k.Path)})
 		} else if err := k.open(g.cfg.Unprivileged); err != nil {
 			errs = append(errs, &ListenError{s.Name, k.Listener, err})

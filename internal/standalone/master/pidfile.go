@@ -86,6 +86,7 @@ func lockPIDFile(baseDir string) (*pidFile, error) {
 	if err := unix.Flock(int(p.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		p.file.Close()
 		if err == unix.EWOULDBLOCK {
+			//lint:ignore ST1005 it begins with a name
 			return nil, fmt.Errorf("Dovetail is already starting (%s is locked)", p.path)
 		}
 		return nil, fmt.Errorf("flock(%s) failed: %w", p.path, err)
