@@ -59,7 +59,7 @@ func cases(t *testing.T, version string) []testCase {
 }
 
 var (
-	versionLine = regexp.MustCompile(`^# (2\.[34]\S* \([0-9a-f]+\)): (.*)$`)
+	versionLine = regexp.MustCompile(`^# (2\.[34]\S* \([0-9a-f]*\)): (.*)$`)
 	noDigits    = regexp.MustCompile(`Hostname '[^']*' has no digits`)
 )
 

@@ -55,7 +55,18 @@ func newWild(seed uint64, i int) *wild {
 // files writes main.conf and what it may include.
 func (w *wild) files(t *testing.T, dir string) {
 	t.Helper()
-	put := func(name, text string) {
+	write(t, dir, map[string]string{
+		"main.conf": w.text(2 + w.IntN(14)), "conf.d/10-a.conf": w.text(w.IntN(5)), "conf.d/20-b.conf": w.text(w.IntN(4)),
+		"conf.d/.hidden.conf": w.text(1), "sub/c.part": w.text(w.IntN(3)), "a b.part": w.text(1),
+		"value.txt":     w.of("of a file", "two\nlines\n", "", "trail ", "#x", "a\r\nb", "=key pass=1", "7", "yes"),
+		"sub/value.txt": "in sub",
+	})
+}
+
+// write makes files below dir.
+func write(t *testing.T, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -64,14 +75,6 @@ func (w *wild) files(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	put("main.conf", w.text(2+w.IntN(14)))
-	put("conf.d/10-a.conf", w.text(w.IntN(5)))
-	put("conf.d/20-b.conf", w.text(w.IntN(4)))
-	put("conf.d/.hidden.conf", w.text(1))
-	put("sub/c.part", w.text(w.IntN(3)))
-	put("a b.part", w.text(1))
-	put("value.txt", w.of("of a file", "two\nlines\n", "", "trail ", "#x", "a\r\nb", "=key pass=1", "7", "yes"))
-	put("sub/value.txt", "in sub")
 }
 
 func (w *wild) odds(n int) bool { return w.IntN(n) == 0 }
