@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"time"
 	"unicode/utf8"
 
 	"dovetail/internal/smtp"
@@ -11,6 +12,10 @@ import (
 type Command struct {
 	Name   string // upper case
 	Params string // what stands behind the first space, without blanks at the end
+
+	// With a Watcher:
+	Verb  string    // the name as the client wrote it
+	Began time.Time // when it was read
 
 	c     *Conn
 	reply smtp.Reply // guarded by c.mu: waits for older commands
@@ -31,6 +36,9 @@ func (c *Conn) replyLocked(cmd *Command, r smtp.Reply) {
 		return
 	}
 	cmd.done, cmd.reply = true, r
+	if w := c.opts.Watcher; w != nil {
+		w.Finished(cmd, r)
+	}
 	for c.head < len(c.queue) && c.queue[c.head].done {
 		first := c.queue[c.head]
 		c.queue[c.head] = nil
@@ -187,6 +195,9 @@ func (c *Conn) parse() (cmd *Command, ok bool) {
 			break
 		}
 		cmd = &Command{Name: upper(line[:name]), Params: string(params), c: c}
+		if cmd.Verb = cmd.Name; c.opts.Watcher != nil && string(line[:name]) != cmd.Name {
+			cmd.Verb = string(line[:name])
+		}
 		c.Discard(lf + 1)
 		c.push(cmd)
 		return cmd, true
@@ -214,6 +225,10 @@ func (c *Conn) push(cmd *Command) {
 	c.queue = append(c.queue, cmd)
 	c.pending += len(cmd.Params)
 	c.stats.Commands++
+	if w := c.opts.Watcher; w != nil {
+		cmd.Began = time.Now()
+		w.Started(cmd)
+	}
 }
 
 // Line returns the next line as it is, without its line end: what answers a 334. At most

@@ -44,6 +44,18 @@ type Options struct {
 
 	// Tap, if not nil, is lent every octet that was read (in) or written, in order.
 	Tap func(in bool, b []byte)
+
+	// Watcher, if not nil, hears of every command.
+	Watcher Watcher
+}
+
+// A Watcher hears of every command, and of every line that is none, which has no name. It
+// is called with a lock of the Conn held: it must not use that.
+type Watcher interface {
+	Started(*Command)
+	// Finished has the last reply to the command; the zero reply if it got none, because
+	// the session ended or somebody else answers it.
+	Finished(*Command, smtp.Reply)
 }
 
 // A Conn is one client's dialogue.
@@ -243,12 +255,30 @@ func (c *Conn) terminateLocked(r smtp.Reply) {
 		return
 	}
 	c.terminated = true
-	c.queue, c.head = nil, 0
+	c.dropLocked()
 	if !r.IsZero() {
 		c.appendLocked(r)
 	}
 	c.wakeLocked()
 	c.cond.Broadcast()
+}
+
+// Drop forgets the commands without a reply: whoever goes on with the client answers them.
+func (c *Conn) Drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dropLocked()
+}
+
+func (c *Conn) dropLocked() {
+	if w := c.opts.Watcher; w != nil {
+		for _, cmd := range c.queue[c.head:] {
+			if !cmd.done {
+				w.Finished(cmd, smtp.Reply{})
+			}
+		}
+	}
+	c.queue, c.head = nil, 0
 }
 
 // wakeLocked ends the read that the owner waits in, and every later one.
@@ -271,7 +301,7 @@ func (c *Conn) Close() error {
 	}
 	linger := c.werr == nil && (c.terminated || len(c.in) > c.pos)
 	c.terminated = true
-	c.queue, c.head = nil, 0
+	c.dropLocked()
 	c.cond.Broadcast()
 	c.mu.Unlock()
 	c.release()
