@@ -145,7 +145,7 @@ func (se *session) burlLine() string {
 }
 
 // pieces hold what is read of an URL at a time.
-var pieces = sync.Pool{New: func() any { return new([16 << 10]byte) }}
+var pieces = sync.Pool{New: func() any { return new([inputSize]byte) }}
 
 // burlCmd is BURL (clause S7.1), a chunk like that of BDAT which comes from IMAP.
 func (se *session) burlCmd(cmd *server.Command) bool {
@@ -210,7 +210,7 @@ func (se *session) burlFailed(cmd *server.Command, err error) bool {
 
 // addAll takes all that r has, to io.EOF. ok is false at the session's end; err is r's.
 func (m *message) addAll(r io.Reader) (ok bool, err error) {
-	piece := pieces.Get().(*[16 << 10]byte)
+	piece := pieces.Get().(*[inputSize]byte)
 	defer pieces.Put(piece)
 	for {
 		n, err := m.readPiece(r, piece[:])
