@@ -47,13 +47,24 @@ type State struct {
 // pid is the process's; log gets an error when the service cannot be reached, once until
 // that changes. The caller must Close the client.
 func NewClient(path string, pid uint32, log *event.Log) *Client {
-	return newClient(func(ctx context.Context) (*Conn, error) { return Dial(ctx, path, pid) }, log)
+	return NewClientOver(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}, pid, log)
 }
 
-func newClient(dial func(context.Context) (*Conn, error), log *event.Log) *Client {
+// NewClientOver is NewClient with another way to connect: dial, whose connections it takes.
+func NewClientOver(dial func(context.Context) (net.Conn, error), pid uint32, log *event.Log) *Client {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Client{
-		dial: dial, log: log, cancel: cancel,
+		dial: func(ctx context.Context) (*Conn, error) {
+			nc, err := dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return NewConn(ctx, nc, pid)
+		},
+		log: log, cancel: cancel,
 		ended: make(chan struct{}), ready: make(chan struct{}), since: time.Now(),
 	}
 	go c.run(ctx) // ends with Close

@@ -1,7 +1,8 @@
 // Package fdpass hands a descriptor to another process over a Unix stream socket, together
 // with data, and takes one. It works on raw descriptors: going through os.File would put
 // a socket that both processes share into blocking mode. What the data means is the
-// business of the packages that speak a protocol (handoff, urlauth).
+// business of the packages that speak a protocol (handoff, urlauth). It also tells who is at
+// the other end of such a socket.
 package fdpass
 
 import (
@@ -171,4 +172,23 @@ func NewConn(fd int) (net.Conn, error) {
 	}
 	c.Close()
 	return nil, errors.New("not a stream socket")
+}
+
+// Peer returns the process and user that conn, a Unix socket, was connected to: those that
+// made the listener listen. 0 and 0, if that cannot be told.
+func Peer(conn net.Conn) (pid, uid int) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return 0, 0
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0, 0
+	}
+	raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid, uid = int(cred.Pid), int(cred.Uid)
+		}
+	})
+	return pid, uid
 }
