@@ -150,7 +150,7 @@ var pieces = sync.Pool{New: func() any { return new([inputSize]byte) }}
 // burlCmd is BURL (clause S7.1), a chunk like that of BDAT which comes from IMAP.
 func (se *session) burlCmd(cmd *server.Command) bool {
 	url, last, refusal := parseBurl(cmd.Params)
-	if !se.turn(cmd) {
+	if !se.turn() {
 		return false
 	}
 	se.noticeReset()

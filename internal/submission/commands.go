@@ -75,7 +75,7 @@ func (se *session) ehlo(cmd *server.Command, extended bool) bool {
 		cmd.Reply(smtp.NewReply(501, "", "Missing hostname"))
 		return true
 	}
-	if !se.turn(cmd) {
+	if !se.turn() {
 		return false
 	}
 	se.noticeReset()
@@ -152,7 +152,7 @@ func (se *session) noop(cmd *server.Command) bool {
 		cmd.Reply(refusal)
 		return true
 	}
-	if !se.turn(cmd) {
+	if !se.turn() {
 		return false
 	}
 	if se.msg != nil && se.msg.inData() {
@@ -184,7 +184,7 @@ func (se *session) vrfy(cmd *server.Command) bool {
 		cmd.Reply(refusal)
 		return true
 	}
-	if !se.turn(cmd) {
+	if !se.turn() {
 		return false
 	}
 	if se.msg != nil && se.msg.inData() {
@@ -210,7 +210,7 @@ func (se *session) quit(cmd *server.Command) bool {
 		cmd.Reply(badArgument)
 		return true
 	}
-	if !se.turn(cmd) {
+	if !se.turn() {
 		return false
 	}
 	switch {

@@ -140,8 +140,11 @@ func (m *message) send() bool {
 	conn := se.conn
 	if m.chunks {
 		m.started = true
-		if e := conn.Chunk(*m.buf, false, m.chunkAnswered); e != nil {
-			return se.broken(e)
+		if e := conn.Chunk(*m.buf, false, m.chunkAnswered); !m.sent(false, e) {
+			return false
+		}
+		if m.buf == nil {
+			return true
 		}
 	} else {
 		if !m.started && !m.startData(conn) {
@@ -162,7 +165,8 @@ func (m *message) send() bool {
 	return true
 }
 
-// sent looks at what Write and EndData returned. It is false at the session's end.
+// sent looks at what Write, EndData and Chunk returned. An error does not matter if the
+// relay has answered the message before. It is false at the session's end.
 func (m *message) sent(refused bool, e *client.Error) bool {
 	switch {
 	case refused || e != nil && m.refused():
@@ -178,7 +182,7 @@ func (m *message) startData(conn *client.Conn) bool {
 	se := m.se
 	r, e := conn.Data(m.relayAnswered)
 	if e != nil {
-		return se.broken(e)
+		return m.sent(false, e)
 	}
 	switch {
 	case r.Code == 354:
@@ -238,10 +242,7 @@ func (m *message) sendLast() bool {
 	}
 	conn := se.conn
 	if m.chunks {
-		if e := conn.Chunk(*m.buf, true, m.relayAnswered); e != nil {
-			return se.broken(e)
-		}
-		return true
+		return m.sent(false, conn.Chunk(*m.buf, true, m.relayAnswered))
 	}
 	if !m.started {
 		done := se.waiting()
@@ -354,7 +355,7 @@ func (se *session) data(cmd *server.Command) bool {
 		cmd.Reply(badArgument)
 		return true
 	}
-	if !se.turn(cmd) {
+	if !se.quietTurn() {
 		return false
 	}
 	se.noticeReset()
@@ -427,7 +428,7 @@ func (se *session) lostInside(m *message, err error) {
 // bdat is BDAT (clauses S6.3, S6.4).
 func (se *session) bdat(cmd *server.Command) bool {
 	size, known, last, refusal := parseBdat(cmd.Params)
-	if !se.turn(cmd) {
+	if !se.quietTurn() {
 		return false
 	}
 	se.noticeReset()

@@ -305,8 +305,15 @@ type leaver interface {
 	ExpectGone() string
 }
 
-// awaitFiles waits until the worker has no more sockets open than an idle one.
+// awaitFiles waits until the worker has no more sockets open than an idle one: to config
+// and auth services, and the listener.
 func awaitFiles(t *testing.T, w *world) {
+	t.Helper()
+	awaitSockets(t, w, 3)
+}
+
+// awaitSockets waits until the worker has no more than n sockets open.
+func awaitSockets(t *testing.T, w *world, n int) {
 	t.Helper()
 	var open []string
 	for range 200 {
@@ -320,7 +327,7 @@ func awaitFiles(t *testing.T, w *world) {
 				open = append(open, to)
 			}
 		}
-		if len(open) <= 3 { // config, auth, the listener
+		if len(open) <= n {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dovetail/internal/dovecot/handoff"
@@ -73,15 +74,19 @@ type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	quiet   atomic.Bool // the owner is about to write to the client
+	noDelay int         // how often TCP_NODELAY was set
+
 	mu          sync.Mutex
 	cond        sync.Cond // of mu: a final answer came, or the session ended
 	state       string    // guarded by mu: for the log (clause S10.8)
 	args        string    // guarded by mu: of the state
 	chunksReset bool      // guarded by mu: an RSET was accepted after the last chunk
-	fataled     bool      // guarded by mu: fatal has logged
+	failing     bool      // guarded by mu: the relay failed, and end is about to be called
 	finals      int       // guarded by mu: messages whose answer is awaited
 	quitting    bool      // guarded by mu: the relay may leave
 	ended       bool      // guarded by mu
+	told        bool      // guarded by mu: ... and the client was told
 	reason      string    // guarded by mu: why the session ended; the first one counts
 }
 
@@ -110,10 +115,6 @@ func newSession(w *worker, cl *service.Client, u *user, login *handoff.Login, nc
 	}
 	se.tapClient = openRawlog(u, u.set.RawlogDir, log)
 	se.tapRelay = openRawlog(u, u.set.RelayRawlogDir, log)
-	if tcp, ok := nc.(*net.TCPConn); ok {
-		// Login processes may leave it off, and replies leave in two parts: 250s, then 354.
-		tcp.SetNoDelay(true)
-	}
 	se.c = server.New(nc, server.Options{
 		Hostname: u.hostname, MaxParams: maxParams, IdleTimeout: idleTimeout, Tap: se.tapClient.tap(),
 	})
@@ -153,6 +154,7 @@ func (se *session) serve(ctx context.Context) {
 		}
 	}()
 	se.run()
+	se.awaitEnd()
 	panics = false
 	se.closeRelay()
 	se.dropMessage()
@@ -161,6 +163,21 @@ func (se *session) serve(ctx context.Context) {
 	se.c.Close()
 	se.tapClient.close()
 	se.tapRelay.close()
+}
+
+// awaitEnd waits until somebody who is about to end the session has told the client.
+func (se *session) awaitEnd() {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	for se.failing && !se.told {
+		se.cond.Wait()
+	}
+	if !se.ended {
+		// A mistake of ours, but the client has to hear something.
+		se.mu.Unlock()
+		se.fatal(&client.Error{Kind: client.Lost}, "", false)
+		se.mu.Lock()
+	}
 }
 
 // panicked tells the client of a session that a bug ended (architecture: nothing in one
@@ -173,6 +190,7 @@ func (se *session) panicked() {
 }
 
 func (se *session) run() {
+	se.setNoDelay()
 	if !se.implicit {
 		se.c.Send(smtp.NewReply(235, "2.7.0", "Logged in."))
 		se.c.Flush()
@@ -205,6 +223,16 @@ func (se *session) noticeReset() {
 	if reset {
 		se.dropMessage()
 		se.chunks, se.failed = 0, false
+	}
+}
+
+// setNoDelay makes small replies leave at once. Dovecot's login process, which has the same
+// socket until it hears that the client was taken, switches that off whenever it has written
+// something, maybe later than we begin: so it is said again with the first transactions.
+func (se *session) setNoDelay() {
+	if tcp, ok := se.c.Conn().(*net.TCPConn); ok && se.noDelay < 4 {
+		se.noDelay++
+		tcp.SetNoDelay(true)
 	}
 }
 
@@ -254,6 +282,10 @@ func (se *session) end(reason string, reply smtp.Reply) {
 	if conn != nil {
 		conn.Close() // wakes the owner, who may wait for an answer
 	}
+	se.mu.Lock()
+	se.told = true
+	se.cond.Broadcast()
+	se.mu.Unlock()
 }
 
 // lost ends the session because of what a read from the client returned.
@@ -328,14 +360,28 @@ func (se *session) waiting() (done func()) {
 	}
 }
 
-// turn waits until all commands before cmd are answered. It is false at the session's end.
-func (se *session) turn(cmd *server.Command) bool {
-	se.flushRelay()
-	if se.conn != nil && se.conn.Waiting() > 0 {
-		done := se.waiting()
-		defer done()
+// turn waits until all commands before the present one are answered. It is false at the
+// session's end.
+func (se *session) turn() bool {
+	if se.conn != nil {
+		se.flushRelay()
+		if se.conn.Waiting() > 0 {
+			done := se.waiting()
+			defer done()
+		}
+		if e := se.conn.Settle(); e != nil {
+			se.broken(e)
+		}
 	}
-	return cmd.Turn() == nil
+	return !se.over()
+}
+
+// quietTurn is turn for a command that is answered, or reads the client's data, right after
+// it: its answer and the earlier ones leave together.
+func (se *session) quietTurn() bool {
+	se.quiet.Store(true)
+	defer se.quiet.Store(false)
+	return se.turn()
 }
 
 // logout writes the line about the session's end (clause S10.8).

@@ -149,6 +149,7 @@ func TestRelayComesBack(t *testing.T) {
 			c.Write("abc")
 			c.ExpectCode("250 2.0.0")
 			r.Ended(0)
+			awaitSockets(t, w, 4) // one is the client's; the worker has noticed
 			begin(c)
 			c.Send("BDAT 3 LAST")
 			c.Write("def")

@@ -39,11 +39,19 @@ func (se *session) connect() bool {
 	se.mu.Unlock()
 	conn.Start(client.Hooks{
 		Go:     se.client.Go,
-		Batch:  func() { se.c.Flush() },
+		Batch:  func() { se.flushClient(conn) },
 		Idle:   func() { se.relayIdle(conn) },
 		Failed: func(e *client.Error) { se.relayFailed(l, e) },
 	})
 	return true
+}
+
+// flushClient writes the replies that are ready, unless the owner waits for these and has
+// more to write. By the relay's reader.
+func (se *session) flushClient(conn *client.Conn) {
+	if !se.quiet.Load() || conn.Waiting() > 0 {
+		se.c.Flush()
+	}
 }
 
 // A link is what is to be known when a connection to the relay ends.
@@ -122,7 +130,8 @@ func (se *session) relayFailed(l *link, e *client.Error) {
 	l.over = true
 	// What waits for an answer is lost, and so is an open transaction; but not one whose
 	// message was answered already.
-	open := e.Waiting > 0 || se.tx.isOpen()
+	open := (e.Waiting > 0 || se.tx.isOpen()) && e.Kind != client.Cancelled
+	se.failing = se.failing || open
 	se.mu.Unlock()
 	if open {
 		se.fatal(e, l.label, l.codes)
@@ -139,13 +148,6 @@ func (se *session) broken(e *client.Error) bool {
 
 // fatal ends the session because of the relay.
 func (se *session) fatal(e *client.Error, label string, codes bool) {
-	se.mu.Lock()
-	known := se.ended || se.fataled || e.Kind == client.Cancelled
-	se.fataled = true
-	se.mu.Unlock()
-	if known {
-		return
-	}
 	f := relay.Fail(e, se.u.hostname, label, codes)
 	for _, line := range f.Errors {
 		se.log.Error("%s", line)

@@ -67,11 +67,11 @@ func (se *session) standing() standing {
 }
 
 // settle is standing after waiting for what is undecided. ok is false at the session's end.
-func (se *session) settle(cmd *server.Command) (s standing, ok bool) {
+func (se *session) settle() (s standing, ok bool) {
 	if s = se.standing(); s != undecided {
 		return s, true
 	}
-	if !se.turn(cmd) {
+	if !se.turn() {
 		return noMail, false
 	}
 	return se.standing(), true
@@ -113,6 +113,7 @@ func (se *session) mail(cmd *server.Command) bool {
 		cmd.Reply(refusal)
 		return true
 	}
+	se.setNoDelay()
 	se.setState("MAIL FROM", from.String())
 	if !se.need() || !se.introduce(cmd.Reply) {
 		return !se.over()
@@ -157,7 +158,7 @@ func (se *session) settleMail(cmd *server.Command) bool {
 		case !waits:
 			cmd.Reply(mailGiven)
 			return false
-		case !se.turn(cmd):
+		case !se.turn():
 			return false
 		}
 	}
@@ -195,7 +196,7 @@ func (se *session) authParam(caps smtp.Cap) (string, bool) {
 
 // rcpt is RCPT (clauses S5.6 to S5.9).
 func (se *session) rcpt(cmd *server.Command) bool {
-	s, ok := se.settle(cmd)
+	s, ok := se.settle()
 	if !ok {
 		return false
 	}
@@ -204,7 +205,7 @@ func (se *session) rcpt(cmd *server.Command) bool {
 		return true
 	}
 	tx := se.tx
-	if full, ok := se.full(cmd, tx); !ok {
+	if full, ok := se.full(tx); !ok {
 		return false
 	} else if full {
 		cmd.Reply(tooMany)
@@ -236,7 +237,7 @@ func (se *session) rcpt(cmd *server.Command) bool {
 // full says whether the transaction has as many recipients as submission_max_recipients
 // allows. Those that are not answered yet count as long as it may come out so; at the
 // limit their answers are awaited, so that the relay never gets one too many.
-func (se *session) full(cmd *server.Command, tx *transaction) (full, ok bool) {
+func (se *session) full(tx *transaction) (full, ok bool) {
 	limit := int(se.u.set.MaxRecipients)
 	if limit == 0 {
 		return false, true
@@ -250,7 +251,7 @@ func (se *session) full(cmd *server.Command, tx *transaction) (full, ok bool) {
 			return true, true
 		case accepted+pending < limit:
 			return false, true
-		case !se.turn(cmd):
+		case !se.turn():
 			return false, false
 		}
 	}
@@ -334,7 +335,7 @@ func (se *session) forget() {
 func (se *session) over() bool {
 	se.mu.Lock()
 	defer se.mu.Unlock()
-	return se.ended
+	return se.ended || se.failing
 }
 
 // announced are the extensions whose parameters the client may use (clause S3.4).

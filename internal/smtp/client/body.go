@@ -80,12 +80,14 @@ func (c *Conn) Chunk(b []byte, last bool, done func(smtp.Reply)) *Error {
 	var line [ChunkRoom]byte
 	head := append(line[:0], "BDAT "...)
 	head = strconv.AppendInt(head, int64(len(b)-ChunkRoom), 10)
+	kind := chunk
 	if last {
 		head = append(head, " LAST"...)
+		kind = command
 	}
 	head = append(head, '\r', '\n')
 	copy(b[ChunkRoom-len(head):], head)
-	if e := c.push(pending{kind: command, done: done}); e != nil {
+	if e := c.push(pending{kind: kind, done: done}); e != nil {
 		return e
 	}
 	return c.write(b[ChunkRoom-len(head):])

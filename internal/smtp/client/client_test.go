@@ -195,6 +195,23 @@ func TestSlowData(t *testing.T) {
 	}
 }
 
+// ... and then the relay's time begins.
+func TestSlowDataAndNoAnswer(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{Script: relay.Script{relay.Dot: {relay.Silence()}}})
+	cfg := config(r)
+	cfg.CommandTimeout = 50 * time.Millisecond
+	o := dial(t, cfg)
+	o.do("MAIL FROM:<a@b>")
+	o.do("RCPT TO:<a@b>")
+	o.c.Data(func(smtp.Reply) {})
+	<-time.After(3 * cfg.CommandTimeout) // timers have gone off
+	o.c.EndData([]byte(".\r\n"))
+	if e := o.failure(); e.Kind != TimedOut {
+		t.Error(e)
+	}
+}
+
 // A refusal in the middle of the data stops the writing; no QUIT follows, which would be
 // data.
 func TestEarlyRefusal(t *testing.T) {

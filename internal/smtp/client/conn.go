@@ -100,6 +100,7 @@ type Conn struct {
 	cond    sync.Cond   // of mu: a reply was dispatched, or the connection failed
 	queue   []pending   // guarded by mu: queue[head:] wait for a reply, oldest first
 	head    int         // guarded by mu
+	telling bool        // guarded by mu: a function hears of a reply that has left the queue
 	err     *Error      // guarded by mu: why nothing works any more
 	writing bool        // guarded by mu: a write is going on, or stopped halfway
 	partial bool        // guarded by mu: ... in a body
@@ -124,6 +125,7 @@ type pendingKind uint8
 const (
 	command   pendingKind = iota
 	ehlo                  // its reply's first line may hold anything
+	chunk                 // of a message that goes on
 	streaming             // a message whose data is not sent yet
 )
 
@@ -291,7 +293,12 @@ func (c *Conn) armLocked(now time.Time) {
 // onTimer runs in a goroutine of its own.
 func (c *Conn) onTimer() {
 	c.mu.Lock()
-	if c.stopped || c.expires.IsZero() {
+	if c.stopped {
+		c.mu.Unlock()
+		return
+	}
+	if c.expires.IsZero() { // nothing is waited for, for now
+		c.timer = nil
 		c.mu.Unlock()
 		return
 	}
@@ -302,8 +309,7 @@ func (c *Conn) onTimer() {
 		return
 	}
 	idle := len(c.queue) == c.head
-	c.expires, c.fires = time.Time{}, time.Time{}
-	c.timer = nil
+	c.expires, c.timer = time.Time{}, nil
 	c.mu.Unlock()
 	if !idle {
 		c.fail(&Error{Kind: TimedOut, Log: "Command timed out, disconnecting"})

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"dovetail/internal/process/rawio"
 	"dovetail/internal/smtp"
 )
 
@@ -106,9 +107,11 @@ func (c *Conn) dispatch(r smtp.Reply) bool {
 		}
 	}
 	c.armLocked(time.Now())
+	c.telling = true
 	c.mu.Unlock()
 	first.done(r)
 	c.mu.Lock()
+	c.telling = false
 	c.cond.Broadcast()
 	c.mu.Unlock()
 	return true
@@ -145,24 +148,19 @@ func (c *Conn) read() error {
 // is over.
 func (c *Conn) readReady(fd uintptr) bool {
 	b := getBuffer()
-	for {
-		n, err := syscall.Read(int(fd), *b)
-		switch {
-		case n > 0:
-			c.in, c.rn = b, n
-			return true
-		case err == syscall.EINTR:
-			continue
-		}
-		putBuffer(b)
-		switch {
-		case err == syscall.EAGAIN:
-			return false
-		case err != nil:
-			c.rerr = err
-		default:
-			c.rerr = io.EOF
-		}
+	n, err := rawio.Read(fd, *b)
+	if n > 0 {
+		c.in, c.rn = b, n
 		return true
 	}
+	putBuffer(b)
+	switch {
+	case err == syscall.EAGAIN:
+		return false
+	case err != nil:
+		c.rerr = err
+	default:
+		c.rerr = io.EOF
+	}
+	return true
 }

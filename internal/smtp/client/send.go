@@ -1,9 +1,9 @@
 package client
 
 import (
-	"syscall"
 	"time"
 
+	"dovetail/internal/process/rawio"
 	"dovetail/internal/smtp"
 )
 
@@ -74,9 +74,18 @@ func (c *Conn) Flush() *Error {
 	return e
 }
 
-// WaitAll flushes and waits until no command waits for its reply, or the connection is
-// over. The wait ends with the command's time.
-func (c *Conn) WaitAll() *Error { return c.waitUntil(func() bool { return len(c.queue) == c.head }) }
+// WaitAll flushes and waits until no command waits for its reply and the functions have
+// heard all of them, or the connection is over. The wait ends with the command's time.
+func (c *Conn) WaitAll() *Error {
+	return c.waitUntil(func() bool { return len(c.queue) == c.head && !c.telling })
+}
+
+// Settle is WaitAll but for the message that is under way, which waits for us.
+func (c *Conn) Settle() *Error {
+	return c.waitUntil(func() bool {
+		return !c.telling && (len(c.queue) == c.head || c.queue[c.head].kind == chunk || c.queue[c.head].kind == streaming)
+	})
+}
 
 // waitUntil flushes and waits until ok, which is called with mu held.
 func (c *Conn) waitUntil(ok func() bool) *Error {
@@ -161,9 +170,7 @@ func (c *Conn) write(b []byte) *Error {
 func (c *Conn) writeSome(b []byte) (n int, err error) {
 	if c.raw != nil {
 		err = c.raw.Write(func(fd uintptr) bool {
-			if m, werr := syscall.Write(int(fd), b); werr == nil {
-				n = m
-			}
+			n, _ = rawio.Write(fd, b)
 			return true // what is not written now is below
 		})
 		if err != nil || n == len(b) {
