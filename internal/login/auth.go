@@ -8,6 +8,7 @@ import (
 
 	"dovetail/internal/dovecot/anvil"
 	"dovetail/internal/dovecot/authclient"
+	"dovetail/internal/dovecot/stats"
 	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/smtp"
 	"dovetail/internal/smtp/server"
@@ -157,7 +158,11 @@ func (se *session) authenticate(cmd *server.Command, req *authclient.Request, pe
 	}
 	defer ex.Close()
 	a.pending = true
-	reply, why, err := se.exchange(cmd, ex)
+	told := &loginEvent{se: se, req: req, ex: ex, began: time.Now()}
+	events := &se.s.authEvents
+	events.tell(stats.AuthRequestStarted, told)
+	reply, why, err := se.exchange(cmd, ex, told)
+	told.finished(events, reply, a.lostAuth)
 	switch {
 	case err != nil:
 		return err // the log wants to know what was pending
@@ -178,7 +183,7 @@ func (se *session) authenticate(cmd *server.Command, req *authclient.Request, pe
 
 // exchange passes messages both ways until the auth service decides, or the client breaks
 // the rules: then why is set.
-func (se *session) exchange(cmd *server.Command, ex *authclient.Exchange) (reply authclient.Reply, why refusal, err error) {
+func (se *session) exchange(cmd *server.Command, ex *authclient.Exchange, told *loginEvent) (reply authclient.Reply, why refusal, err error) {
 	for {
 		stop := se.c.Watch(func() { se.end("Connection closed", smtp.Reply{}) })
 		reply, err = ex.Next(se.ctx)
@@ -191,6 +196,7 @@ func (se *session) exchange(cmd *server.Command, ex *authclient.Exchange) (reply
 		case reply.Kind != authclient.Continue:
 			return reply, why, nil
 		}
+		se.s.authEvents.tell(stats.AuthRequestChallenged, told)
 		cmd.Interim(smtp.NewReply(334, "", reply.Challenge))
 		se.auth.continued = true
 		line, long, ok, err := se.c.Line(maxAuthLine)
@@ -213,6 +219,7 @@ func (se *session) exchange(cmd *server.Command, ex *authclient.Exchange) (reply
 		case err != nil:
 			return reply, se.lostAuth(err), nil
 		}
+		se.s.authEvents.tell(stats.AuthRequestContinued, told)
 	}
 }
 

@@ -127,7 +127,7 @@ func (se *session) capabilities() []string {
 		{"DSN", listed(smtp.CapDSN)},
 		{"ENHANCEDSTATUSCODES", shown(smtp.CapEnhancedStatusCodes)},
 		{size, shown(smtp.CapSize)},
-		{"STARTTLS", v.tls != nil && se.tls == nil},
+		{"STARTTLS", v.tls != nil && se.tls == nil && !se.proxiedTLS},
 		{"PIPELINING", shown(smtp.CapPipelining)},
 		{"VRFY", listed(smtp.CapVRFY)},
 		{"XCLIENT ADDR PORT PROTO HELO LOGIN SESSION TTL TIMEOUT FORWARD", v.isTrusted(se.realRemote.Addr())},
@@ -196,7 +196,7 @@ func (se *session) starttls(cmd *server.Command) error {
 	case cmd.Params != "":
 		cmd.Reply(replyParams)
 		return nil
-	case se.tls != nil:
+	case se.tls != nil, se.proxiedTLS:
 		cmd.Reply(smtp.NewReply(502, "5.5.1", "TLS is already active."))
 		return nil
 	case se.view.tls == nil:

@@ -298,12 +298,7 @@ func (se *session) proxyStart(cmd *server.Command, p *proxied, b *proxy.Backend,
 		message += fmt.Sprintf(", %d reconnects", p.reconnects)
 	}
 	se.log.line(se.proxyName() + message + ")")
-	if p.target.NoAuth && b.MTA && b.Caps != 0 && b.Caps&smtp.CapChunking == 0 && se.promises(smtp.CapChunking) {
-		se.s.noChunking.Do(func() {
-			se.s.log.Warning("%sThe backend lacks CHUNKING, which clients are promised before the login (list what it has in "+
-				"submission_backend_capabilities, and add exotic-backend to submission_client_workarounds)", se.proxyName())
-		})
-	}
+	se.warn(p, b)
 	if pending == "" {
 		cmd.Reply(b.Reply)
 	}
@@ -316,6 +311,25 @@ func (se *session) proxyStart(cmd *server.Command, p *proxied, b *proxy.Backend,
 	}
 	p.start(se, b, append([]byte(pending), se.c.Buffered()...))
 	return errHandedOver
+}
+
+// warn tells, once, what probably is not meant of a backend that trusts our word.
+func (se *session) warn(p *proxied, b *proxy.Backend) {
+	if !p.target.NoAuth {
+		return
+	}
+	if !b.Told && !p.target.NotTrusted {
+		se.s.noXclient.Do(func() {
+			se.s.log.Warning("%sThe backend offers no XCLIENT, so it hears neither who has logged in nor from where (%s; "+
+				"or give the field proxy_not_trusted)", se.proxyName(), proxy.AllowXclient)
+		})
+	}
+	if b.MTA && b.Caps != 0 && b.Caps&smtp.CapChunking == 0 && se.promises(smtp.CapChunking) {
+		se.s.noChunking.Do(func() {
+			se.s.log.Warning("%sThe backend lacks CHUNKING, which clients are promised before the login (list what it has in "+
+				"submission_backend_capabilities, and add exotic-backend to submission_client_workarounds)", se.proxyName())
+		})
+	}
 }
 
 // who adds to a log line which login it was at the backend, and from where.

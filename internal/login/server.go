@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"dovetail/internal/dovecot/config"
 	"dovetail/internal/dovecot/dns"
 	"dovetail/internal/dovecot/masterproto"
+	"dovetail/internal/dovecot/stats"
 	"dovetail/internal/login/proxy"
 	"dovetail/internal/process/event"
 	"dovetail/internal/process/service"
@@ -49,6 +51,9 @@ type process struct {
 	auth  *authclient.Client
 	anvil *anvil.Client // nil: the number of sessions is not limited
 
+	stats      *stats.Client // nil: nobody to tell
+	authEvents authEvents
+
 	// Options of the command line.
 	worker, authPath, rawlogDir string
 	implicitTLS                 bool
@@ -59,6 +64,7 @@ type process struct {
 	dns        *dns.Client
 	titles     *titles   // nil without verbose_proctitle
 	noChunking sync.Once // it has been said of a backend
+	noXclient  sync.Once // likewise
 
 	mu          sync.Mutex
 	proxied     map[*proxied]*session                // guarded by mu; nil before the first
@@ -111,6 +117,10 @@ func (s *process) setup(p *service.Process) error {
 		return err
 	}
 	s.config = c
+	if s.stats = stats.Open(p.Context(), p.Env.StatsWriter, p.Name(), p.Log); s.stats != nil {
+		p.AtExit(s.stats.Close)
+	}
+	s.authEvents.begin(s.stats)
 	for _, socket := range []string{"login/imap", "token-login/imap-urlauth"} {
 		if _, err := os.Stat(socket); err == nil {
 			s.imap = true
@@ -195,13 +205,23 @@ func (s *process) start(p *service.Process) error {
 	if _, err := os.Stat(dnsClient); !errors.Is(err, os.ErrNotExist) {
 		s.dns = dns.NewClient(dnsClient)
 	}
-	s.auth = authclient.NewClient(s.authPath, uint32(os.Getpid()), s.log)
+	s.auth = authclient.NewClientOver(s.dialAuth, uint32(os.Getpid()), s.log)
+	p.AtExit(s.auth.Close)
 	ctx, cancel := context.WithTimeout(p.Context(), authAwait)
 	defer cancel()
 	if err := s.auth.Ready(ctx); err != nil && p.Context().Err() == nil {
 		s.log.Warning("Auth process not responding, clients will have to wait")
 	}
 	return nil
+}
+
+func (s *process) dialAuth(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", s.authPath)
+	if err != nil {
+		return nil, err
+	}
+	return s.stats.Watch(conn, s.authPath), nil
 }
 
 // request asks for what the process needs to know. imap_urlauth_host is among the worker's

@@ -75,6 +75,7 @@ type session struct {
 	hasXclient bool
 
 	auth      attempts
+	events    events
 	forward   *splice.Stream // set by a hand-over that needs it
 	workerPID uint32         // ... and by every one
 	passing   *proxied       // set while a login at a backend goes on, and by one that worked
@@ -116,6 +117,12 @@ func (s *process) serve(ctx context.Context, cl *service.Client) {
 	se.local, se.remote = se.realLocal, se.realRemote
 	se.view = s.view(addresses{se.local.Addr(), se.remote.Addr()})
 	se.log = sessionLog{se}
+	var watcher server.Watcher
+	if s.stats != nil {
+		se.events.begin(s.stats, se.began)
+		se.events.from(se.local, se.remote)
+		watcher = &se.events
+	}
 	raw := se.openRawlog()
 	defer raw.Close()
 	se.c = server.New(se.sock, server.Options{
@@ -124,6 +131,7 @@ func (s *process) serve(ctx context.Context, cl *service.Client) {
 		MaxAuthParams: maxAuthParams,
 		ReadSize:      readSize,
 		Tap:           se.tap(raw),
+		Watcher:       watcher,
 	})
 	timer := time.AfterFunc(loginTimeout-time.Since(se.began), se.timeout)
 	stop := context.AfterFunc(ctx, se.shutdown)
@@ -142,12 +150,15 @@ func (s *process) serve(ctx context.Context, cl *service.Client) {
 		stop()
 		cl.Droppable(nil)
 		raw.Close()
+		se.c.Drop()
+		se.events.over(se.c.Stats())
 		se.afterLogin(ctx)
 		return
 	}
 	se.c.Flush()
 	se.log.disconnected() // before Close, which may take a second
 	se.c.Close()
+	se.events.over(se.c.Stats())
 }
 
 // login talks with the client until it is handed over (true) or gone.
@@ -155,6 +166,7 @@ func (se *session) login() bool {
 	if !se.admit() {
 		return false
 	}
+	se.events.from(se.local, se.remote) // which a PROXY header may have changed
 	se.s.titles.at(se, preLogin)
 	if se.id == "" {
 		se.id = sessionID(time.Now(), se.remote)

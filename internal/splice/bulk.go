@@ -34,9 +34,8 @@ func (s *Stream) bulk(from, to End, way int) (r Result, ended bool) {
 		case n == 0:
 			return Result{way == toClient, nil}, true
 		}
-		to.Sock.SetWriteDeadline(time.Now().Add(writeTimeout))
 		for n > 0 {
-			s.unsent[way].Store(n)
+			s.waits(to, way, n)
 			m, err := spliceOnce(to.Sock.Raw.Write, func(fd int) (int64, error) {
 				return syscall.Splice(p[0], nil, fd, nil, int(n), move|nonBlock)
 			}, true)

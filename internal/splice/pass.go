@@ -14,6 +14,8 @@ import (
 const (
 	writeTimeout = 10 * time.Minute / pace.Haste // for a side to take what the other says
 	halfClosed   = 10 * time.Minute / pace.Haste // for a server to end after its client has
+
+	blockedAfter = 100 * time.Millisecond // of a write
 )
 
 // An End is one side: Conn carries the octets, Sock lies beneath it. Without TLS they are
@@ -47,11 +49,12 @@ type Stream struct {
 	// it leaves: what it sends is dropped then.
 	Ended func(Result) time.Duration
 
-	in, out  atomic.Uint64 // octets to the server, to the client
-	last     atomic.Int64  // when something passed, in ns
-	unsent   [2]atomic.Int64
-	deaf     atomic.Bool // the server is gone, and the client does not know yet
-	finished atomic.Bool // Close was called
+	in, out  atomic.Uint64   // octets to the server, to the client
+	last     atomic.Int64    // when something passed, in ns
+	unsent   [2]atomic.Int64 // octets of a write that goes on, by direction
+	since    [2]atomic.Int64 // when it began, in ns
+	deaf     atomic.Bool     // the server is gone, and the client does not know yet
+	finished atomic.Bool     // Close was called
 	once     sync.Once
 	result   Result
 }
@@ -74,9 +77,16 @@ func (s *Stream) In() uint64 { return s.in.Load() }
 // Out: see In.
 func (s *Stream) Out() uint64 { return s.out.Load() }
 
-// Unsent are the octets that the client, and the server, do not take.
+// Unsent are the octets that the client, and the server, have not been taking for a while.
 func (s *Stream) Unsent() (client, server int) {
-	return int(s.unsent[toClient].Load()), int(s.unsent[toServer].Load())
+	blocked := func(way int) int {
+		n := s.unsent[way].Load()
+		if time.Duration(time.Now().UnixNano()-s.since[way].Load()) < blockedAfter {
+			n = 0 // it is just being written
+		}
+		return int(n)
+	}
+	return blocked(toClient), blocked(toServer)
 }
 
 // Idle is how long nothing has passed.
@@ -176,8 +186,7 @@ func (s *Stream) write(to End, b []byte, way int) (r Result, ended bool) {
 	if len(b) == 0 || way == toServer && s.deaf.Load() {
 		return r, false
 	}
-	s.unsent[way].Store(int64(len(b)))
-	to.Sock.SetWriteDeadline(time.Now().Add(writeTimeout))
+	s.waits(to, way, int64(len(b)))
 	n, err := to.Conn.Write(b)
 	s.unsent[way].Store(int64(len(b) - n))
 	s.count(way).Add(uint64(n))
@@ -186,6 +195,14 @@ func (s *Stream) write(to End, b []byte, way int) (r Result, ended bool) {
 		return s.refuses(way, err)
 	}
 	return r, false
+}
+
+// waits says that a write of n octets begins.
+func (s *Stream) waits(to End, way int, n int64) {
+	now := time.Now()
+	s.since[way].Store(now.UnixNano())
+	s.unsent[way].Store(n)
+	to.Sock.SetWriteDeadline(now.Add(writeTimeout))
 }
 
 // refuses is what follows when a side does not take octets.

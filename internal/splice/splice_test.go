@@ -211,6 +211,7 @@ func TestUnsent(t *testing.T) {
 			break // nobody takes more
 		}
 	}
+	time.Sleep(blockedAfter)
 	if toClient, toServer := s.Unsent(); toClient == 0 || toServer != 0 {
 		t.Errorf("%d and %d octets wait", toClient, toServer)
 	}

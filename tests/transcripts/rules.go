@@ -50,6 +50,27 @@ var Rules = []transcript.Rule{
 		},
 	},
 	{
+		ID:      "greeting-repeated-to-backend",
+		Applies: ourLogin,
+		Change: func(c *transcript.Case, s system.System) bool {
+			helo, changed := "", false
+			for i, e := range c.Events {
+				if e.Kind != transcript.ToMTA || e.Action {
+					continue
+				}
+				if m := xclientHelo.FindStringSubmatch(e.Text.Source); m != nil {
+					helo = m[1]
+				} else if helo != "" && helo != "[UNAVAILABLE]" && strings.HasPrefix(e.Text.Source, "EHLO ") {
+					text, err := transcript.ParseText("EHLO " + helo)
+					if err == nil {
+						c.Events[i].Text, changed, helo = text, true, ""
+					}
+				}
+			}
+			return changed
+		},
+	},
+	{
 		ID:      "failed-attempts-logged-at-once",
 		Applies: ourLogin,
 		Change: func(c *transcript.Case, s system.System) bool {
@@ -59,6 +80,9 @@ var Rules = []transcript.Rule{
 		},
 	},
 }
+
+// xclientHelo is an XCLIENT of the login process: the worker's to the relay begins otherwise.
+var xclientHelo = regexp.MustCompile(`^XCLIENT HELO=(\S+) PROTO=\S+ .*ADDR=\S+ SESSION=`)
 
 var proxiedOut = regexp.MustCompile(`(: Disconnected by (?:client|server)[^(]* \(.*, out=)(\d+)(\))`)
 

@@ -21,7 +21,7 @@ import (
 // An Offer is what a backend is told besides the login, and how it is reached.
 type Offer struct {
 	Hostname string             // for EHLO
-	Helo     string             // the client's own, for an MTA that gets no login; "": none
+	Helo     string             // the client's greeting; "": none
 	Esmtp    bool               // ... and it was EHLO
 	Attrs    []smtp.XclientAttr // for XCLIENT; the backend gets those that it lists
 	Outgoing *tlsconf.Outgoing
@@ -42,6 +42,7 @@ type Backend struct {
 	Reply smtp.Reply // to the login, as the client is to hear it
 	Sent  uint64     // octets that the login took
 
+	Told bool     // it took an XCLIENT
 	MTA  bool     // it is not of Dovecot's kind ...
 	Caps smtp.Cap // ... and announces this
 }
@@ -59,7 +60,8 @@ type dialog struct {
 	conn  net.Conn // nc, wrapped
 	r     *reader
 	caps  smtp.Capabilities
-	mta   bool              // see isMTA
+	mta   bool              // see Backend
+	told  bool              // see Backend
 	name  <-chan ClientName // gets the client's name; nil: not asked for
 	sent  uint64
 }
@@ -195,7 +197,7 @@ func (d *dialog) login(ctx context.Context) (*Backend, error) {
 	if _, err := d.expect(220, "Invalid banner"); err != nil {
 		return nil, err
 	}
-	if err := d.sayHello("EHLO "+d.o.Hostname, "ehlo"); err != nil {
+	if err := d.sayHello(d.ourHello(), "ehlo"); err != nil {
 		return nil, err
 	}
 	if d.t.StartTLS != NoTLS {
@@ -216,7 +218,7 @@ func (d *dialog) login(ctx context.Context) (*Backend, error) {
 	}
 	return &Backend{
 		End: splice.End{Conn: d.conn, Sock: d.sock}, Early: d.r.rest(), Reply: reply, Sent: d.sent,
-		MTA: d.mta, Caps: d.caps.Set,
+		Told: d.told, MTA: d.mta, Caps: d.caps.Set,
 	}, nil
 }
 
@@ -270,7 +272,7 @@ func (d *dialog) upgrade(ctx context.Context) error {
 	if err := d.startTLS(ctx, d.t.StartTLS); err != nil {
 		return err
 	}
-	return d.sayHello("EHLO "+d.o.Hostname, "tls-ehlo")
+	return d.sayHello(d.ourHello(), "tls-ehlo")
 }
 
 func (d *dialog) startTLS(ctx context.Context, mode TLSMode) error {

@@ -6,7 +6,7 @@
 //	R: EHLO HOST                                 XCLIENT, STARTTLS, AUTH, ENHANCEDSTATUSCODES are read
 //	R: STARTTLS ; TLS ; EHLO HOST                only with the field starttls
 //	R: XCLIENT HELO= PROTO= [LOGIN=] TTL= PORT= ADDR= SESSION= [FORWARD=]
-//	R: EHLO HOST                                 written with XCLIENT, if the backend has PIPELINING
+//	R: EHLO <the client's>                       written with XCLIENT, if the backend is of Dovecot's kind
 //	R: AUTH PLAIN <base64>                       unless proxy_noauth
 //	M: 235 ...                                   the client hears it; from here on octets are passed
 //

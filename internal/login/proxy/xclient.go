@@ -16,6 +16,9 @@ const (
 	nameTimeout = time.Second
 )
 
+// AllowXclient says what to do about a backend that takes no XCLIENT from here.
+const AllowXclient = "allow it there for this server: login_trusted_networks of Dovecot and Dovetail, smtpd_authorized_xclient_hosts of Postfix"
+
 // Value of an attribute that is not known.
 const unavailable = "[UNAVAILABLE]"
 
@@ -62,21 +65,21 @@ func (d *dialog) listens(attr string) bool { return slices.Contains(d.caps.Xclie
 
 // xclient tells the backend whose connection it is, as far as it listens.
 func (d *dialog) xclient(ctx context.Context) error {
-	// Backends of Dovecot's kind know TTL, and keep the client's name from XCLIENT. An MTA
-	// takes our EHLO for the client's.
-	d.mta = !d.listens("TTL")
-	if d.t.NotTrusted || !d.caps.Has(smtp.CapXCLIENT) {
-		return d.helo()
+	d.mta = !d.listens("TTL") // which backends of Dovecot's kind know
+	var commands []string
+	if !d.t.NotTrusted && d.caps.Has(smtp.CapXCLIENT) {
+		commands = smtp.XclientCommands(d.caps.Xclient, maxXclient, d.named(ctx, d.o.Attrs))
 	}
-	commands := smtp.XclientCommands(d.caps.Xclient, maxXclient, d.named(ctx, d.o.Attrs))
 	if len(commands) == 0 {
-		return d.helo()
+		return d.repeat()
 	}
 	// A command behind XCLIENT comes before the new greeting, which not every MTA forgives.
 	together := d.caps.Has(smtp.CapPipelining) && !d.mta
+	d.told = true
+	hello := d.hello()
 	lines := strings.Join(commands, "\r\n")
 	if together {
-		lines += "\r\n" + d.hello()
+		lines += "\r\n" + hello
 	}
 	d.state = "xclient"
 	if err := d.send(lines); err != nil {
@@ -88,32 +91,34 @@ func (d *dialog) xclient(ctx context.Context) error {
 			continue
 		}
 		if err == nil || err == errNoReply {
-			err = abort("XCLIENT failed: "+short(d.r.first)+
-				" (allow it there for this server: login_trusted_networks of Dovecot and Dovetail, smtpd_authorized_xclient_hosts of Postfix)", true)
+			err = abort("XCLIENT failed: "+short(d.r.first)+" ("+AllowXclient+")", true)
 		}
 		return err
 	}
 	if together {
 		return d.ehloReply("xclient-ehlo")
 	}
-	return d.sayHello(d.hello(), "xclient-ehlo")
+	return d.sayHello(hello, "xclient-ehlo")
 }
 
-// helo repeats the client's own greeting to an MTA that was not told it, so that it stands
-// in the Received header.
-func (d *dialog) helo() error {
-	if hello := d.hello(); hello != "EHLO "+d.o.Hostname {
+// repeat makes the client's greeting ours, where no XCLIENT was sent.
+func (d *dialog) repeat() error {
+	if hello := d.hello(); hello != d.ourHello() {
 		return d.sayHello(hello, "xclient-ehlo")
 	}
 	return nil
 }
 
-// hello is the last EHLO before the client takes over, or before AUTH.
+func (d *dialog) ourHello() string { return "EHLO " + d.o.Hostname }
+
+// hello is the last greeting before the client takes over, or before AUTH. Where the
+// connection passes for the client's it is the client's own, which then stands in the
+// Received header: with most servers a greeting takes the place of XCLIENT's HELO.
 func (d *dialog) hello() string {
 	switch {
-	case !d.t.NoAuth || d.o.Helo == "" || !d.mta:
-		return "EHLO " + d.o.Hostname
-	case d.o.Esmtp:
+	case d.o.Helo == "" || !d.told && !d.t.NoAuth:
+		return d.ourHello()
+	case d.o.Esmtp || !d.t.NoAuth: // AUTH needs EHLO
 		return "EHLO " + d.o.Helo
 	}
 	return "HELO " + d.o.Helo
