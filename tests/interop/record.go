@@ -70,9 +70,13 @@ func (w *world) chapter(name string) {
 	for _, s := range w.sessions[w.told.sessions:] {
 		s.c.Close()
 	}
-	log := w.inst.WaitFor(func(lines []string) bool { return logins(lines) <= logouts(lines) })
-	if w.quietLog {
-		log = nil
+	var log []string
+	if !w.quietLog {
+		// Every session leaves a line of the login process; each login one of the worker, too.
+		log = w.inst.WaitFor(func(lines []string) bool {
+			return logins(lines) <= logouts(lines) &&
+				count(lines, "submission-login: Info: Login: ", "submission-login: Info: Disconnected: ", "submission-login: Error: haproxy: ") >= len(w.sessions)
+		})
 	}
 	conns := w.relay.AllEnded()
 	c := chapter{name: name}

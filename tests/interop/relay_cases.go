@@ -70,8 +70,6 @@ func relayCases() (cases []scenario) {
 			o.Caps = append([]string{"AUTH PLAIN"}, relay.DefaultCaps...)
 			setup = all(setup, config("submission_relay_user = ruser", "submission_relay_password = rpass"))
 		case relay.STARTTLS:
-			names = append(names, "no TLS")
-			o.Scripts = append(scripts, relay.Script{step: {relay.BreakTLS()}})
 			setup = all(setup, config("submission_relay_ssl = starttls", "submission_relay_ssl_verify = no"))
 		case relay.XCLIENT:
 			o.Caps = append([]string{"XCLIENT ADDR HELO LOGIN"}, relay.DefaultCaps...)

@@ -17,6 +17,7 @@ func (r *Running) WholeLog() string {
 // configuration is warned of, and backtraces are left out.
 func (r *Running) Log() (lines []string) {
 	all := r.WholeLog()
+	all = all[:strings.LastIndexByte(all, '\n')+1] // a line may be half written
 	for _, line := range strings.Split(all[min(r.skip, len(all)):], "\n") {
 		if line != "" && !aside(line) {
 			lines = append(lines, line)
