@@ -135,6 +135,46 @@ func processCases() (cases []scenario) {
 			},
 		},
 		scenario{
+			name: "kill -9 of each service", quietLog: true,
+			run: func(w *world) {
+				in := w.local("in")
+				in.login("alice", "wonder")
+				for _, name := range []string{"/anvil\x00", "/config\x00", "/auth\x00", "/stats\x00"} {
+					w.killAll(name)
+					in.message(hello) // who is logged in needs none of them
+					w.eventually("a login without "+name, func() bool { return strings.HasPrefix(w.quiet("bob@example.test", "bpass"), "235") })
+				}
+				in.do("QUIT")
+				in.gone()
+			},
+		},
+		scenario{
+			name: "idle processes go", quietLog: true, slow: true,
+			setup: all(service("submission-login", "service_count = 0", "idle_kill = 1 s"), service("submission", "service_count = 0", "idle_kill = 1 s")),
+			run: func(w *world) {
+				oneOfEach(w)
+				w.eventually("the login process to go", func() bool { return len(w.inst.Processes("/submission-login")) == 0 })
+				w.eventually("the worker to go", func() bool { return len(w.inst.Processes("/submission")) == 0 })
+				s := w.local("later")
+				s.login("alice", "wonder")
+				s.do("QUIT")
+				s.gone()
+			},
+		},
+		scenario{
+			name:  "a Unix socket listener",
+			setup: service("submission-login", "unix_listener local-submission {", "mode = 0666", "}"),
+			run: func(w *world) {
+				s := w.dialTo("unix", w.inst.Dir+"/run/local-submission", client.Options{})
+				s.reply()
+				s.do("EHLO x")
+				s.login("alice", "wonder")
+				s.message(hello)
+				s.do("QUIT")
+				s.gone()
+			},
+		},
+		scenario{
 			name: "post-login script",
 			setup: func(s *system.Setup) {
 				s.Files = map[string]system.File{"etc/post": {Mode: 0o755, Data: `#!/bin/sh
