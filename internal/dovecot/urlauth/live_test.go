@@ -1,7 +1,6 @@
 package urlauth
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -385,18 +384,8 @@ func TestDialBroken(t *testing.T) {
 // With a token socket that does not make imap-urlauth-login abort its own way works, and
 // so does URLFETCH of a submit user over IMAP, as from a server elsewhere.
 func TestRepairedChain(t *testing.T) {
-	d := instance.Start(t, liveConf+`
-imap_urlauth_submit_user = submit
-service auth {
-  unix_listener token-login/tokenlogin {
-    mode = 0
-  }
-  unix_listener token-login/x-tokenlogin {
-    mode = 0666
-  }
-}
-`)
-	repair(t, d.Base+"/token-login/tokenlogin", d.Base+"/token-login/x-tokenlogin")
+	d := instance.Start(t, liveConf+"imap_urlauth_submit_user = submit\n"+mailbox.RepairConf)
+	mailbox.RepairTokens(t, d.Base)
 	accounts := map[string]mailbox.Account{}
 	for _, user := range []string{"alice", "bob", "submit"} {
 		accounts[user] = mailbox.Account{Addr: d.Addr("imap"), User: user, Password: "pass"}
@@ -442,46 +431,6 @@ service auth {
 	if err := c.Logout(ctx); err != nil {
 		t.Error(err)
 	}
-}
-
-// repair listens at path and passes everything on to the socket at to, but for the flag
-// that the mechanism should have.
-func repair(t testing.TB, path, to string) {
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		t.Fatal(err)
-	}
-	go func() { // ends with l
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("unix", to)
-			if err != nil {
-				client.Close()
-				continue
-			}
-			go func() { // ends with the client
-				_, _ = io.Copy(server, client)
-				server.Close()
-			}()
-			go func() { // ends with the server
-				defer client.Close()
-				for lines := bufio.NewReader(server); ; {
-					line, err := lines.ReadString('\n')
-					if err != nil {
-						return
-					}
-					_, _ = io.WriteString(client, strings.Replace(line, "MECH\tDOVECOT-TOKEN\n", "MECH\tDOVECOT-TOKEN\tprivate\n", 1))
-				}
-			}()
-		}
-	}()
-	t.Cleanup(func() { l.Close() })
 }
 
 // Both ways to an IMAP session as the user give what FETCH gives.
