@@ -38,13 +38,16 @@ func TestLeaksAreFound(t *testing.T) {
 		}
 		return
 	}
-	for name, c := range leaks {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestLeaksAreFound$")
-		cmd.Env = append(os.Environ(), "LEAK_CHILD="+name)
-		out, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), c.says) {
-			t.Errorf("%s: want a failure that says %q, got err %v and\n%s", name, c.says, err, out)
-		}
+	for name, c := range leaks { // each waits for what does not go away
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command(os.Args[0], "-test.run=^TestLeaksAreFound$")
+			cmd.Env = append(os.Environ(), "LEAK_CHILD="+name)
+			out, err := cmd.CombinedOutput()
+			if err == nil || !strings.Contains(string(out), c.says) {
+				t.Errorf("%s: want a failure that says %q, got err %v and\n%s", name, c.says, err, out)
+			}
+		})
 	}
 }
 
