@@ -250,6 +250,7 @@ func (se *session) xclientCmd(cmd *server.Command) error {
 			port = x.Port
 		}
 		se.remote = addrPortFrom(x.Addr, port)
+		se.events.from(se.local, se.remote)
 		se.s.titles.at(se, preLogin)
 	}
 	if x.Helo != "" {

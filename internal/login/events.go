@@ -3,7 +3,9 @@ package login
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"dovetail/internal/dovecot/stats"
 	"dovetail/internal/smtp"
 	"dovetail/internal/smtp/server"
+	"dovetail/internal/splice"
 	"dovetail/internal/tlsconf"
 )
 
@@ -192,13 +195,89 @@ func (l *loginEvent) fields(f *stats.Fields) {
 
 // finished tells how an attempt ended.
 func (l *loginEvent) finished(a *authEvents, reply authclient.Reply, lost bool) {
+	l.user, _ = reply.Fields().Get("user")
 	switch {
-	case reply.Kind == authclient.OK:
-		l.user, _ = reply.Fields().Get("user")
 	case reply.Kind == authclient.Fail:
 		l.err = "Authentication failed"
 	case lost:
 		l.err = "Internal failure"
 	}
 	a.tell(stats.AuthRequestFinished, l)
+}
+
+// proxyFields are those of a session that is logged in at a backend, or passed on.
+func (e *events) proxyFields(ev *stats.Event, p *proxied) *stats.Event {
+	source := ""
+	if p.source.IsValid() {
+		source = p.source.String()
+	}
+	at := p.at()
+	ev.Str("source_ip", source).Addr("dest_ip", at.Addr()).Int("dest_port", int64(at.Port())).Str("dest_host", p.target.Host)
+	if p.target.Master != "" {
+		ev.Str("master_user", p.target.Master)
+	}
+	if p.sourcePort != 0 {
+		ev.Int("source_port", int64(p.sourcePort))
+	}
+	return ev
+}
+
+func (e *events) proxyStarted(p *proxied, user string) {
+	if e.stats == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.user = user
+	e.client.Changed()
+	e.proxyFields(e.client.Event(stats.ProxyStarted), p).Send(p.began)
+}
+
+func (e *events) proxyEstablished(p *proxied, local net.Addr) {
+	if e.stats == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p.sourcePort = addrPort(local).Port()
+	e.proxyFields(e.client.Event(stats.ProxyEstablished), p).Send(p.began)
+}
+
+// proxyFailed tells of a backend where no login was possible; why is as logs have it.
+func (e *events) proxyFailed(p *proxied, why string) {
+	if e.stats == nil {
+		return
+	}
+	for _, prefix := range []string{"Remote server sent invalid input: ", "Aborting due to remote server: "} {
+		why = strings.TrimPrefix(why, prefix)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.proxyFields(e.client.Event(stats.ProxyFinished).Str("disconnect_side", "proxy").Str("error", why), p).Send(p.began)
+	e.client.End()
+}
+
+// proxyFinished tells of the end of a session that was passed on; why is set if this process
+// ended it.
+func (e *events) proxyFinished(p *proxied, why string, r splice.Result) {
+	if e.stats == nil {
+		return
+	}
+	side := "client"
+	switch {
+	case why != "":
+		side = "proxy"
+	case r.ByServer:
+		side = "server"
+	}
+	if why == "" && r.Err != nil {
+		why = plainError(r.Err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ev := e.client.Event(stats.ProxyFinished).Str("disconnect_reason", why).Str("disconnect_side", side).
+		Int("idle_secs", int64(p.stream.Idle()/time.Second)).
+		Int("bytes_in", int64(p.sent+p.stream.In())).Int("bytes_out", int64(e.octets.Out+p.stream.Out()))
+	e.proxyFields(ev, p).Send(p.began)
+	e.client.End()
 }

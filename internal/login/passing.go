@@ -33,6 +33,7 @@ type proxied struct {
 	target     *proxy.Target
 	began      time.Time
 	source     netip.Addr // from which it is reached; invalid: the system chose
+	sourcePort uint16     // from which it is reached
 	reconnects int
 	host       proxy.Login    // of the login that worked
 	session    proxy.Session  // ... which this then is
@@ -62,6 +63,7 @@ func (p *proxied) move(addr netip.AddrPort) {
 // start makes p a session that is passed on. early is what the client has sent already.
 func (p *proxied) start(se *session, b *proxy.Backend, early []byte) {
 	p.session, p.sent, p.over = p.host.Passed(), b.Sent, make(chan struct{})
+	se.events.proxyEstablished(p, b.End.Conn.LocalAddr())
 	stream := &splice.Stream{
 		Client: se.clientEnd(), Server: b.End, Go: se.client.Go,
 		ToServer: early, ToClient: append([]byte(nil), b.Early...),
@@ -98,6 +100,7 @@ func (se *session) proxyEnded(r splice.Result) (stay time.Duration) {
 	p.mu.Lock()
 	text := p.ended
 	p.mu.Unlock()
+	se.events.proxyFinished(p, text, r)
 	if text == killedByHand || text == "" && r.ByServer {
 		stay = p.session.Leave(se.view.set.ProxyMaxDisconnect)
 	} else {
@@ -182,6 +185,7 @@ func (s *process) register(se *session) {
 	s.proxiedEver++
 	se.passing.number = s.proxiedEver
 	s.proxied[se.passing] = se
+	se.events.proxyStarted(se.passing, se.auth.user)
 }
 
 func (s *process) unregister(p *proxied) {

@@ -54,6 +54,7 @@ func (se *session) proxy(cmd *server.Command, pending string) error {
 		return se.proxyStart(cmd, p, b, pending)
 	}
 	se.s.unregister(p)
+	se.events.proxyFailed(p, err.Error())
 	p.rawlog.Close()
 	var f *proxy.Failure
 	if !errors.As(err, &f) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,6 +61,18 @@ func Cipher(state tls.ConnectionState) (name string, used, size int) {
 		}
 	}
 	return "unknown", 0, 0
+}
+
+// KeyExchange is OpenSSL's name of how a connection's keys were agreed on: "KxECDHE", or
+// "KxANY" where the cipher does not say it.
+func KeyExchange(state tls.ConnectionState) string {
+	switch {
+	case state.Version >= tls.VersionTLS13:
+		return "KxANY"
+	case slices.ContainsFunc(suites(), func(s suite) bool { return s.id == state.CipherSuite && s.is("kRSA") }):
+		return "KxRSA"
+	}
+	return "KxECDHE"
 }
 
 // HandshakeError tells why a handshake failed as Dovecot's log lines do: where OpenSSL has

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/smtp"
 )
 
 // maxValue is how much of a text is sent.
@@ -229,6 +230,26 @@ func (e *Event) Status(code int, enhanced, text string) *Event {
 	}
 	return e
 }
+
+// Reply is Status for a reply that a client gets. The zero reply stands for a command that
+// gets none, because its session ends, or somebody else answers it.
+func (e *Event) Reply(r smtp.Reply) *Event {
+	switch {
+	case e == nil:
+		return nil
+	case r.IsZero():
+		return e.Status(Aborted, "9.0.0", "Aborted")
+	case len(r.Text) == 1:
+		return e.Status(r.Code, r.Enhanced, r.Text[0])
+	}
+	return e.Status(r.Code, r.Enhanced, strings.Join(r.Text, " "))
+}
+
+// Codes that are none of SMTP (Dovecot's smtp-reply.h and smtp-client.h).
+const (
+	Aborted  = 9000
+	LostCode = 9004
+)
 
 // Recipients are the counts that an event about the end of a transaction has.
 type Recipients struct{ All, Denied, Aborted, Failed, Succeeded int }

@@ -36,18 +36,17 @@ func (c *Conn) replyLocked(cmd *Command, r smtp.Reply) {
 		return
 	}
 	cmd.done, cmd.reply = true, r
-	if w := c.opts.Watcher; w != nil {
-		w.Finished(cmd, r)
-	}
 	for c.head < len(c.queue) && c.queue[c.head].done {
 		first := c.queue[c.head]
 		c.queue[c.head] = nil
 		c.head++
 		c.pending -= len(first.Params)
 		if c.countLocked(first.reply.Code) {
+			c.finishedLocked(first, smtp.Reply{})
 			c.terminateLocked(c.Reply421("4.7.0", "Too many invalid commands."))
 			return
 		}
+		c.finishedLocked(first, first.reply)
 		c.appendLocked(first.reply)
 	}
 	if c.head == len(c.queue) {
@@ -57,6 +56,12 @@ func (c *Conn) replyLocked(cmd *Command, r smtp.Reply) {
 		}
 	}
 	c.cond.Broadcast()
+}
+
+func (c *Conn) finishedLocked(cmd *Command, r smtp.Reply) {
+	if w := c.opts.Watcher; w != nil {
+		w.Finished(cmd, r)
+	}
 }
 
 // countLocked counts bad commands in a row and says whether these are too many.

@@ -53,8 +53,8 @@ type Options struct {
 // is called with a lock of the Conn held: it must not use that.
 type Watcher interface {
 	Started(*Command)
-	// Finished has the last reply to the command; the zero reply if it got none, because
-	// the session ended or somebody else answers it.
+	// Finished has the last reply to the command, which leaves now; the zero reply if it
+	// gets none of its own, because the session ends or somebody else answers it.
 	Finished(*Command, smtp.Reply)
 }
 
@@ -271,12 +271,8 @@ func (c *Conn) Drop() {
 }
 
 func (c *Conn) dropLocked() {
-	if w := c.opts.Watcher; w != nil {
-		for _, cmd := range c.queue[c.head:] {
-			if !cmd.done {
-				w.Finished(cmd, smtp.Reply{})
-			}
-		}
+	for _, cmd := range c.queue[c.head:] {
+		c.finishedLocked(cmd, smtp.Reply{})
 	}
 	c.queue, c.head = nil, 0
 }

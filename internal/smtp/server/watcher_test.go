@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"dovetail/internal/smtp"
@@ -34,6 +35,18 @@ func TestWatcher(t *testing.T) {
 	}
 }
 
+// The command too many has no reply of its own.
+func TestWatcherOfBadCommands(t *testing.T) {
+	n := &notes{}
+	o := options
+	o.Watcher = n
+	dialog(t, o, strings.Repeat("FOO\r\n", maxBad+2))
+	last := n.heard[len(n.heard)-3:]
+	if want := []string{"FOO 500", `FOO as "FOO" began true`, "FOO 0"}; !slices.Equal(last, want) {
+		t.Errorf("%q", n.heard)
+	}
+}
+
 // Commands without a reply end with the session, once.
 func TestWatcherAtTheEnd(t *testing.T) {
 	for name, end := range map[string]func(*Conn){
@@ -60,7 +73,7 @@ func TestWatcherAtTheEnd(t *testing.T) {
 			n.heard = n.heard[:0]
 			end(c)
 			c.Close()
-			if want := []string{"NOOP 0", "AUTH 0"}; !slices.Equal(n.heard, want) {
+			if want := []string{"NOOP 0", "AUTH 0", "NOOP 0"}; !slices.Equal(n.heard, want) {
 				t.Errorf("%q", n.heard)
 			}
 		})
