@@ -226,6 +226,9 @@ func (m *Master) signal(s siginfo.Signal) {
 func (m *Master) Stop() { m.loop.post(m.beginStop) }
 
 func (m *Master) beginStop() {
+	if m.gen.destroying {
+		return
+	}
 	m.gen.destroying = true
 	m.notify.send("STOPPING=1\nSTATUS=stopping")
 	m.loop.quit()
