@@ -177,14 +177,18 @@ func TestPrograms(t *testing.T) {
 		"anvil":            {self, "role", "anvil"},
 		"config":           {self, "role", "config"},
 		"log":              {self, "role", "log"},
+		"dns-client":       {self, "role", "dns-client"},
 	} {
 		sv := s.service(name)
 		if !slices.Equal(sv.Command, want) || !sv.Own || sv.VSZLimit != 0 {
 			t.Errorf("%s: %v, own %v, vsz_limit %d", name, sv.Command, sv.Own, sv.VSZLimit)
 		}
 	}
-	if n := len(s.Master.Services); n != 6 {
+	if n := len(s.Master.Services); n != 7 {
 		t.Errorf("%d services", n)
+	}
+	if sv := s.service("dns-client"); sv.ClientLimit != resolverClients {
+		t.Errorf("dns-client: client_limit %d", sv.ClientLimit)
 	}
 	s, dir = load(t, "service submission {\n  executable = submission -t9 -D\n  vsz_limit = 64 M\n}\n"+
 		"service submission-login {\n  executable = /bin/sh -x\n}\nservice imap {\n  executable = imap\n}\n")

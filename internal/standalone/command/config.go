@@ -30,10 +30,13 @@ const resolveTimeout = 30 * time.Second
 
 // served are the services that standalone starts. All others that Dovecot knows are
 // checked and left alone.
-var served = []string{"submission-login", "submission", "auth", "anvil", "config", "log"}
+var served = []string{"submission-login", "submission", "auth", "anvil", "config", "log", "dns-client"}
+
+// resolverClients is how many processes ask one resolver.
+const resolverClients = 1000
 
 // roles are those whose program is this one.
-var roles = []string{"auth", "anvil", "config", "log"}
+var roles = []string{"auth", "anvil", "config", "log", "dns-client"}
 
 // A System is where a configuration is to run.
 type System struct {
@@ -172,6 +175,9 @@ func (c *converter) service(s conf.Service) master.Service {
 	m.VSZLimit = s.VSZLimit
 	if m.Own && s.At("vsz_limit").Filename == "" && c.v.Range("default_vsz_limit").Filename == "" {
 		m.VSZLimit = 0 // Dovecot's default is about C programs
+	}
+	if m.Own && s.Name == "dns-client" && s.At("client_limit").Filename == "" {
+		m.ClientLimit = resolverClients // Dovecot's resolves one name at a time
 	}
 	if m.Chroot != "" && !filepath.IsAbs(m.Chroot) {
 		m.Chroot = filepath.Join(dir(c.v.Value("base_dir")), m.Chroot)

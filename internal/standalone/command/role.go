@@ -13,6 +13,7 @@ import (
 	"dovetail/internal/standalone/anvild"
 	"dovetail/internal/standalone/authd"
 	"dovetail/internal/standalone/configd"
+	"dovetail/internal/standalone/dnsd"
 	"dovetail/internal/standalone/logd"
 )
 
@@ -28,6 +29,8 @@ func runRole(c *call, args []string) int {
 		return logd.Main()
 	case "auth":
 		service.Main(authd.Program())
+	case "dns-client":
+		service.Main(dnsd.Program())
 	case "config":
 		service.Main(configProgram())
 	case "anvil":
