@@ -3,6 +3,8 @@ package submission
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -320,4 +322,242 @@ func TestTimeouts(t *testing.T) {
 		t.Errorf("after %v", d)
 	}
 	w.svc.AwaitLog("Command timed out, disconnecting")
+}
+
+// A bug in one session ends that session with 421, and hurts no other.
+func TestPanic(t *testing.T) {
+	for _, command := range []string{"PANIC", "PANICTHERE"} {
+		t.Run(command, func(t *testing.T) {
+			w := newWorld(t, nil)
+			r := relay.Start(t, relay.Options{})
+			other := w.open(r)
+			begin(other)
+			c := w.open(r)
+			begin(c)
+			c.Send(command)
+			c.Expect("421 4.3.0 host.test " + internalError)
+			c.ExpectEOF()
+			w.svc.AwaitLog("Info: Disconnected: Internal error (unfinished " + command + " command) (state=RCPT TO)")
+			w.svc.AwaitLog("asked for")
+			other.Send("BDAT 1 LAST")
+			other.Write("x")
+			other.ExpectCode("250")
+			other.Do("QUIT", "221")
+			if code := w.child.AwaitExit(); code != 0 { // it retires
+				t.Errorf("exit status %d", code)
+			}
+		})
+	}
+}
+
+// The client sends a message and leaves at once: the relay's answer is still awaited, for the
+// log.
+func TestClientGoneBeforeTheAnswer(t *testing.T) {
+	w := newWorld(t, nil)
+	answer := make(chan struct{})
+	r := relay.Start(t, relay.Options{Script: relay.Script{relay.BDAT: {relay.When(answer, relay.Reply("250 2.0.0 late"))}}})
+	c := w.open(r)
+	begin(c)
+	c.Send("BDAT 1 LAST")
+	c.Write("x")
+	r.Commands(0, 4)
+	c.Close()
+	close(answer)
+	w.svc.AwaitLog("Info: Successfully relayed message: from=<alice@example.org>, size=1, ")
+	w.svc.AwaitLog("Info: Disconnected: Connection closed")
+	if end := r.Ended(0).End; end != "QUIT" {
+		t.Errorf("ended by %q", end)
+	}
+}
+
+// A client that leaves in the middle of a large message leaves no part of it behind.
+func TestClientGoneInside(t *testing.T) {
+	for name, caps := range map[string][]string{"BDAT": nil, "DATA": {"PIPELINING"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			r := relay.Start(t, relay.Options{Caps: caps})
+			c := w.open(r)
+			begin(c)
+			c.Do("DATA", "354")
+			c.Write(strings.Repeat("line\r\n", 200000))
+			r.Commands(0, 4) // the relay has a part
+			c.Close()
+			w.svc.AwaitLog("Info: Disconnected: Connection closed (unfinished DATA command) (state=DATA)")
+			if conn := r.Ended(0); len(conn.Messages) > 0 && conn.Messages[0].Accepted {
+				t.Error("the relay took it")
+			}
+		})
+	}
+}
+
+// Too large a message is read to its end, refused, and forgotten, whether the relay has a
+// part of it or not.
+func TestTooLarge(t *testing.T) {
+	for _, size := range []string{"1 k", "300 k"} {
+		for name, caps := range map[string][]string{"BDAT": nil, "DATA": {"PIPELINING"}} {
+			t.Run(name+" "+size, func(t *testing.T) {
+				w := newWorld(t, map[string]string{"submission_max_mail_size": size})
+				r := relay.Start(t, relay.Options{Caps: caps})
+				c := w.open(r)
+				begin(c)
+				c.Do("DATA", "354")
+				c.Write(strings.Repeat("line\r\n", 100000) + ".\r\n")
+				c.Expect("552 5.2.3 Message size exceeds administrative limit")
+				begin(c)
+				c.Send("BDAT 600")
+				c.Write(strings.Repeat("x", 600))
+				c.Expect("250 2.0.0 Added 600 octets")
+				c.Send("BDAT 400000 LAST")
+				c.Write(strings.Repeat("x", 400000))
+				c.Expect("552 5.2.3 Message size exceeds administrative limit")
+				c.Do("MAIL FROM:<a@b>", "503 5.5.0 MAIL already given")
+				c.Do("BDAT 0 LAST", "503 5.5.0 Previous data chunk failed, issue RSET first")
+				c.Do("RSET", "250")
+				begin(c)
+				c.Send("BDAT 1 LAST")
+				c.Write("x")
+				c.ExpectCode("250")
+				c.Do("QUIT", "221")
+				var taken int
+				for _, m := range r.Messages() {
+					if m.Accepted {
+						taken++
+					}
+				}
+				if taken != 1 {
+					t.Errorf("the relay took %d messages", taken)
+				}
+			})
+		}
+	}
+}
+
+// ... unless it goes on for too long.
+func TestMuchTooLarge(t *testing.T) {
+	w := newWorld(t, map[string]string{"submission_max_mail_size": "1 k"})
+	r := relay.Start(t, relay.Options{})
+	c := w.open(r)
+	begin(c)
+	c.Send("BDAT " + fmt.Sprint(skipLimit+1025))
+	c.Expect("552 5.2.3 Message size exceeds administrative limit")
+	c.ExpectEOF()
+	w.svc.AwaitLog("Info: Disconnected: Command data size exceeds absolute limit (unfinished BDAT command) ")
+
+	c = w.open(r)
+	begin(c)
+	c.Do("DATA", "354")
+	for chunk := []byte(strings.Repeat("line\r\n", 10000)); ; {
+		if _, err := c.Conn.Write(chunk); err != nil {
+			break
+		}
+	}
+	if rest := c.ExpectGone(); rest != "" && rest != "552 5.2.3 Message size exceeds administrative limit\r\n" {
+		t.Errorf("%q", rest)
+	}
+	w.svc.AwaitLog("Info: Disconnected: Command data size exceeds absolute limit (unfinished DATA command) (state=DATA)")
+}
+
+// BINARYMIME is not touched; everything else is made of lines.
+func TestBinary(t *testing.T) {
+	w := newWorld(t, nil)
+	r := relay.Start(t, relay.Options{Caps: []string{"PIPELINING", "CHUNKING", "BINARYMIME", "8BITMIME"}})
+	c := w.open(r)
+	data := strings.Repeat("a\nb\r\x00\r\n.\r\n", 20000)
+	for _, tt := range []struct{ body, want string }{
+		{"", strings.ReplaceAll(strings.ReplaceAll(data, "\r\n", "\n"), "\n", "\r\n")},
+		{" BODY=BINARYMIME", data},
+	} {
+		c.Do("MAIL FROM:<a@b>"+tt.body, "250")
+		c.Do("RCPT TO:<a@b>", "250")
+		if tt.body != "" {
+			c.Do("DATA", "503 5.5.0 DATA cannot be used with BINARYMIME")
+		}
+		c.Send(fmt.Sprintf("BDAT %d LAST", len(data)))
+		c.Write(data)
+		c.ExpectCode("250")
+		m := r.Messages()
+		if got := body(t, m[len(m)-1]); got != tt.want {
+			t.Errorf("%q: %d octets, want %d", tt.body, len(got), len(tt.want))
+		}
+	}
+}
+
+// An answer from before the end of a large message is the answer to it.
+func TestEarlyAnswer(t *testing.T) {
+	for name, o := range map[string]relay.Options{
+		"DATA": {Caps: []string{"PIPELINING", "ENHANCEDSTATUSCODES"}, Scripts: []relay.Script{{relay.Body: {relay.ReadThen(100000, relay.Close("552 5.3.4 too much"))}}, {}}},
+		"BDAT": {Scripts: []relay.Script{{relay.BDAT: {relay.Reply("552 5.3.4 too much")}}, {}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			r := relay.Start(t, o)
+			c := w.open(r)
+			begin(c)
+			c.Do("DATA", "354")
+			c.Write(strings.Repeat("line\r\n", 500000) + ".\r\n")
+			c.Expect("552 5.3.4 too much")
+			w.svc.AwaitLog("Info: Failed to relay message: from=<alice@example.org>, size=3000000, nrcpt=1, reply=`552 5.3.4 too much'")
+			begin(c)
+			c.Send("BDAT 1 LAST")
+			c.Write("x")
+			c.ExpectCode("250")
+		})
+	}
+}
+
+func TestRawlogs(t *testing.T) {
+	dir, err := os.MkdirTemp("", "rawlog")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, sub := range []string{"", "/alice", "/relay"} {
+		os.Mkdir(dir+sub, 0o777)
+		os.Chmod(dir+sub, 0o777)
+	}
+	w := newWorld(t, map[string]string{"rawlog_dir": dir + "/%u", "submission_relay_rawlog_dir": "~/relay"})
+	r := relay.Start(t, relay.Options{})
+	c := w.login(visit{fields: []string{port(r), "home=" + dir}})
+	c.Expect("235 2.7.0 Logged in.")
+	c.Do("NOOP", "250")
+	c.Do("QUIT", "221")
+	c.ExpectEOF()
+	w.child.AwaitCount(1000)
+	for name, want := range map[string]string{
+		"/alice/*.in": "NOOP|QUIT|", "/alice/*.out": "235 2.7.0 Logged in.|250 2.0.0 OK|221 2.0.0 Bye|",
+		"/relay/*.out": "EHLO host.test|NOOP|QUIT|",
+	} {
+		files, _ := filepath.Glob(dir + name)
+		if len(files) != 1 {
+			t.Errorf("%s: %q", name, files)
+			continue
+		}
+		text, _ := os.ReadFile(files[0])
+		got := ""
+		for line := range strings.Lines(string(text)) {
+			stamp, rest, _ := strings.Cut(line, " ")
+			if !regexp.MustCompile(`^[0-9]+\.[0-9]{6}$`).MatchString(stamp) {
+				t.Errorf("%s: %q", name, line)
+			}
+			got += strings.TrimRight(rest, "\r\n") + "|"
+		}
+		if got != want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+func TestTitle(t *testing.T) {
+	w := newWorld(t, map[string]string{"verbose_proctitle": "yes"})
+	r := relay.Start(t, relay.Options{})
+	c := w.open(r)
+	begin(c)
+	want := "[alice 192.0.2.7 RCPT TO bob@example.net]"
+	for range 200 {
+		if strings.Contains(w.child.Cmdline(), want) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%q, want %q", w.child.Cmdline(), want)
 }

@@ -21,6 +21,8 @@ import (
 	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/process/service"
+	"dovetail/internal/smtp"
+	"dovetail/internal/smtp/server"
 	"dovetail/internal/testkit/client"
 	"dovetail/internal/testkit/fakemaster"
 	"dovetail/internal/testkit/relay"
@@ -29,6 +31,10 @@ import (
 // The test binary is the program that the fake master starts.
 func TestMain(m *testing.M) {
 	if slices.Contains(os.Environ(), "DOVECOT_CHILD_PROCESS=1") {
+		commands["PANIC"] = func(*session, *server.Command) bool { panic("asked for") }
+		commands["PANICTHERE"] = func(se *session, cmd *server.Command) bool {
+			return se.send([]byte("NOOP"), func(smtp.Reply) { panic("asked for, in the relay's reader") })
+		}
 		service.Main(Program())
 	}
 	os.Exit(m.Run())
