@@ -87,7 +87,7 @@ func (c *Conn) Chunk(b []byte, last bool, done func(smtp.Reply)) *Error {
 	}
 	head = append(head, '\r', '\n')
 	copy(b[ChunkRoom-len(head):], head)
-	if e := c.push(pending{kind: kind, done: done}); e != nil {
+	if e := c.push(pending{kind: kind, done: done, verb: "BDAT"}); e != nil {
 		return e
 	}
 	return c.write(b[ChunkRoom-len(head):])

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -58,6 +59,19 @@ type Config struct {
 
 	Warn func(text string)          // a line about what the relay said amiss; nil: none
 	Tap  func(in bool, data []byte) // is lent what is read (in) and written, in clear; nil: none
+
+	Watcher Watcher // hears of the connection and its commands; nil: nobody
+}
+
+// A Watcher hears of a connection and its commands. It may be called with locks of this
+// package held, and must not use the Conn.
+type Watcher interface {
+	Connected(local, remote net.Addr)
+	Disconnected(in, out uint64) // octets, in clear
+	Sent(verb string)            // a command is going to be written
+	// Finished has the reply to a command that was sent when it began; without one, why
+	// there is none.
+	Finished(verb string, began time.Time, r smtp.Reply, e *Error)
 }
 
 // Hooks are called without locks of this package held. Each may be nil but Go.
@@ -79,6 +93,7 @@ type Conn struct {
 	old  bool              // the relay knows no EHLO
 
 	dialing context.Context // Dial's, during Dial
+	asked   pending         // with a Watcher: the command that waits, during Dial
 
 	hooks Hooks
 	ended chan struct{} // closed when the reader has ended; nil before Start
@@ -111,6 +126,8 @@ type Conn struct {
 
 	// Counts for logs, guarded by mu.
 	commands, replies uint64
+
+	nin, nout atomic.Uint64 // octets, with a Watcher
 }
 
 // A pending is a command that waits for its reply.
@@ -118,6 +135,10 @@ type pending struct {
 	kind  pendingKind
 	done  func(smtp.Reply)
 	final func(smtp.Reply) // of DATA: hears the answer to the message after a 354
+
+	// With a Watcher:
+	verb  string
+	began time.Time
 }
 
 type pendingKind uint8
@@ -125,6 +146,7 @@ type pendingKind uint8
 const (
 	command   pendingKind = iota
 	ehlo                  // its reply's first line may hold anything
+	answer                // to a challenge of AUTH
 	chunk                 // of a message that goes on
 	streaming             // a message whose data is not sent yet
 )
@@ -212,6 +234,11 @@ func (c *Conn) fail(e *Error) {
 // message is half sent.
 func (c *Conn) endLocked(e *Error) (quit bool) {
 	e.Waiting = len(c.queue) - c.head
+	if w := c.cfg.Watcher; w != nil {
+		for _, p := range c.queue[c.head:] {
+			w.Finished(p.verb, p.began, smtp.Reply{}, e)
+		}
+	}
 	c.err = e
 	c.queue, c.head = nil, 0
 	c.stopped = true
@@ -241,6 +268,9 @@ func (c *Conn) shut(quit bool) {
 		c.nc.Write(line)
 		c.tap(false, line)
 	}
+	if w := c.cfg.Watcher; w != nil {
+		w.Disconnected(c.nin.Load(), c.nout.Load())
+	}
 	if t, ok := c.nc.(*tls.Conn); ok {
 		// Its Close would wait up to five seconds to say good-bye.
 		t.NetConn().Close()
@@ -250,6 +280,13 @@ func (c *Conn) shut(quit bool) {
 }
 
 func (c *Conn) tap(in bool, b []byte) {
+	if c.cfg.Watcher != nil {
+		n := &c.nout
+		if in {
+			n = &c.nin
+		}
+		n.Add(uint64(len(b)))
+	}
 	if c.cfg.Tap != nil && len(b) > 0 {
 		c.cfg.Tap(in, b)
 	}

@@ -64,6 +64,9 @@ func connect(ctx context.Context, cfg *Config) (*Conn, *Error) {
 		nc, err := d.DialContext(ctx, "tcp", c.name)
 		if err == nil {
 			c.use(nc)
+			if w := cfg.Watcher; w != nil {
+				w.Connected(nc.LocalAddr(), nc.RemoteAddr())
+			}
 			return c, nil
 		}
 		if ctx.Err() != nil {
@@ -186,11 +189,25 @@ func (c *Conn) ehlo(do func(line string, kind pendingKind) (smtp.Reply, *Error))
 
 // step sends a command and waits for its reply; before Start.
 func (c *Conn) step(line string, kind pendingKind) (smtp.Reply, *Error) {
+	c.parser.Ehlo = kind == ehlo
+	defer func() { c.parser.Ehlo = false }()
+	w := c.cfg.Watcher
+	if w != nil && kind != answer {
+		c.asked.verb, c.asked.began = verbOf(line), time.Now()
+		w.Sent(c.asked.verb)
+	}
+	r, e := c.ask(line)
+	if w != nil && (e != nil || r.Code != 334) {
+		w.Finished(c.asked.verb, c.asked.began, r, e)
+	}
+	return r, e
+}
+
+// ask sends a line and waits for the reply; before Start.
+func (c *Conn) ask(line string) (smtp.Reply, *Error) {
 	if e := c.writeNow(append([]byte(line), '\r', '\n')); e != nil {
 		return smtp.Reply{}, e
 	}
-	c.parser.Ehlo = kind == ehlo
-	defer func() { c.parser.Ehlo = false }()
 	return c.reply()
 }
 
@@ -347,8 +364,8 @@ func (c *Conn) login() *Error {
 		line += " " + encoded
 		initial = nil
 	}
-	for {
-		r, e := c.step(line, command)
+	for kind := command; ; kind = answer {
+		r, e := c.step(line, kind)
 		if e != nil {
 			return e
 		}

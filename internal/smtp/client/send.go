@@ -21,6 +21,9 @@ func (c *Conn) send(line []byte, p pending) *Error {
 			return e
 		}
 	}
+	if c.cfg.Watcher != nil {
+		p.verb = verbOf(line)
+	}
 	if e := c.push(p); e != nil {
 		return e
 	}
@@ -29,6 +32,29 @@ func (c *Conn) send(line []byte, p pending) *Error {
 		c.Flush()
 	}
 	return nil
+}
+
+// verbOf returns the command's name; for those of a transaction without a copy.
+func verbOf[T string | []byte](line T) string {
+	n := 0
+	for n < len(line) && line[n] != ' ' {
+		n++
+	}
+	switch string(line[:n]) {
+	case "MAIL":
+		return "MAIL"
+	case "RCPT":
+		return "RCPT"
+	case "DATA":
+		return "DATA"
+	case "RSET":
+		return "RSET"
+	case "NOOP":
+		return "NOOP"
+	case "QUIT":
+		return "QUIT"
+	}
+	return string(line[:n])
 }
 
 // maxBatch is how many commands gather before they are written.
@@ -51,6 +77,10 @@ func (c *Conn) push(p pending) *Error {
 		n := copy(c.queue, c.queue[c.head:])
 		clear(c.queue[n:])
 		c.queue, c.head = c.queue[:n], 0
+	}
+	if w := c.cfg.Watcher; w != nil {
+		p.began = time.Now()
+		w.Sent(p.verb)
 	}
 	c.queue = append(c.queue, p)
 	c.commands++
