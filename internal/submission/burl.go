@@ -12,7 +12,6 @@ import (
 
 	"dovetail/internal/conf/settings"
 	"dovetail/internal/dovecot/config"
-	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/dovecot/urlauth"
 	"dovetail/internal/imapurl"
@@ -44,7 +43,7 @@ func (w *worker) burlOptions(ctx context.Context, u *user, log *event.Log) burl.
 		return burl.Options{Reader: o.Reader, Log: log} // not from somewhere else instead
 	}
 	o.Server = server
-	if server != nil || strings.HasPrefix(w.proc.Env.Version, masterproto.OwnVersion) {
+	if server != nil {
 		return o
 	}
 	w.mu.Lock()
@@ -59,7 +58,9 @@ func (w *worker) burlOptions(ctx context.Context, u *user, log *event.Log) burl.
 		}
 	}
 	o.Services = w.services
-	o.Program = func() (urlauth.Program, error) { return w.imapProgram(u, log) }
+	if w.services != nil && w.services.HasIMAP() {
+		o.Program = func() (urlauth.Program, error) { return w.imapProgram(u, log) }
+	}
 	return o
 }
 

@@ -64,6 +64,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// HasIMAP says whether there is an imap service: Dovecot's, with imap in its protocols.
+func (s *Services) HasIMAP() bool { return s.sockets.HasIMAP() }
+
 // Close lets go of the sockets.
 func (s *Services) Close() { s.sockets.Close() }
 
@@ -120,9 +123,7 @@ const (
 )
 
 func (w way) String() string {
-	return [...]string{
-		noWay: "not", byServer: "by an IMAP server", byHandover: "by a handed-over login", bySocket: "by the socket of imap-urlauth", byProgram: "by running imap",
-	}[w]
+	return [...]string{byServer: "by an IMAP server", byHandover: "by a handed-over login", bySocket: "by the socket of imap-urlauth", byProgram: "by running imap"}[w]
 }
 
 func (f *Fetcher) token() bool { return f.o.Login.Token != "" }
@@ -136,7 +137,7 @@ func (f *Fetcher) authWay() (w way, why string) {
 	case f.o.Server != nil:
 		return byServer, "dovetail_burl_imap_host is set"
 	case f.o.Chroot:
-		return noWay, "the services of Dovecot cannot be reached in the user's chroot"
+		return noWay, inChroot
 	case !f.o.Attributes:
 		return noWay, "mail_attribute_dict is not set"
 	case !f.token():
@@ -158,24 +159,35 @@ func (f *Fetcher) ownWay() (w way, why string) {
 	case f.o.Server != nil:
 		return noWay, "dovetail_burl_imap_host is set, and its submit user cannot read them"
 	case f.o.Chroot:
-		return noWay, "the services of Dovecot cannot be reached in the user's chroot"
+		return noWay, inChroot
 	case s != nil && s.sockets.HasIMAP() && f.token() && !f.noToken:
 		return byHandover, "login/imap is there"
 	case f.o.Program != nil && f.noToken:
 		return byProgram, "a handed-over login gave no session"
 	case f.o.Program != nil:
-		return byProgram, "there is no login/imap, or no token for it"
+		return byProgram, "the auth service gave no token"
 	}
-	return noWay, "there is no imap service"
+	return noWay, "there is no imap service (is imap in protocols?)"
 }
 
-// decided writes a debug line about a way, once.
+// decided writes a debug line about a way, once. Of the chroot everybody hears: nothing
+// else shows that it is the reason.
 func (f *Fetcher) decided(what string, w way, why string) {
-	if line := fmt.Sprintf("burl: %s are fetched %s: %s", what, w, why); !f.told[line] {
-		f.told[line] = true
+	line := fmt.Sprintf("burl: %s are fetched %s: %s", what, w, why)
+	if w == noWay {
+		line = fmt.Sprintf("burl: %s are not fetched: %s", what, why)
+	}
+	switch {
+	case f.told[line]:
+	case why == inChroot:
+		f.o.Log.Warning("%s", line)
+	default:
 		f.o.Log.Debug("%s", line)
 	}
+	f.told[line] = true
 }
+
+const inChroot = "the services of Dovecot cannot be reached in the user's chroot"
 
 const (
 	authURLs = "URLs with URLAUTH"
