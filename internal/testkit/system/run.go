@@ -170,7 +170,8 @@ func (r *Running) start() {
 	t.Helper()
 	r.cmd = r.command()
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Should this process die without its cleanups, the master stops.
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
