@@ -456,7 +456,9 @@ func TestProxyHostIsResolved(t *testing.T) {
 			switch host {
 			case "good.example.org":
 				time.Sleep(700 * time.Millisecond)
-				return []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.7"), netip.MustParseAddr("192.0.2.8")}, nil
+				return []netip.Addr{netip.MustParseAddr("::ffff:192.0.2.7"), netip.MustParseAddr("192.0.2.8"), netip.MustParseAddr("2001:db8::8")}, nil
+			case "one.example.org":
+				return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
 			case "self.example.org":
 				return []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("192.0.2.100")}, nil
 			case "slow.example.org":
@@ -471,6 +473,8 @@ passdb {
   args = scheme=PLAIN @DIR@/users
 }
 `, [2]string{"users", `good:x::::::proxy host=good.example.org
+one:x::::::proxy host=one.example.org
+given:x::::::proxy host=good.example.org dovetail_hostips=192.0.2.66
 self:x::::::proxy_maybe host=self.example.org
 slow:x::::::proxy host=slow.example.org
 short:x::::::proxy host=slow.example.org proxy_timeout=3
@@ -484,8 +488,10 @@ none:x::::::proxy host=none.example.org
 			secs float64
 			want string
 		}{
-			{"good", 0.7, "user=good\tproxy\thost=good.example.org\thostip=192.0.2.7\tpass=x"},
-			{"good", 0, "user=good\tproxy\thost=good.example.org\thostip=192.0.2.7\tpass=x"},
+			{"good", 0.7, "user=good\tproxy\thost=good.example.org\thostip=192.0.2.7\tdovetail_hostips=192.0.2.8,2001:db8::8\tpass=x"},
+			{"good", 0, "user=good\tproxy\thost=good.example.org\thostip=192.0.2.7\tdovetail_hostips=192.0.2.8,2001:db8::8\tpass=x"},
+			{"one", 0, "user=one\tproxy\thost=one.example.org\thostip=192.0.2.1\tpass=x"},
+			{"given", 0, "user=given\tproxy\thost=good.example.org\tdovetail_hostips=192.0.2.66\thostip=192.0.2.7\tpass=x"},
 			{"self", 0, "user=self\thostip=192.0.2.9"},
 			{"slow", 10.5, "user=slow\tcode=temp_fail"}, // and the failure's delay, which is looked at twice a second
 			{"short", 3.5, "user=short\tproxy_timeout=3\tcode=temp_fail"},
@@ -508,7 +514,7 @@ none:x::::::proxy host=none.example.org
 		res.mu.Lock()
 		defer res.mu.Unlock()
 		asked := strings.Join(res.asked, " ")
-		if asked != "good.example.org self.example.org slow.example.org slow.example.org none.example.org none.example.org good.example.org" {
+		if asked != "good.example.org one.example.org self.example.org slow.example.org slow.example.org none.example.org none.example.org good.example.org" {
 			t.Errorf("asked for %s", asked)
 		}
 		if got := log.get(); got[0] != "Warning: DNS lookup for good.example.org took 0.700 s" || got[1] != "Error: DNS lookup for slow.example.org failed: Timed out" {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -161,7 +162,26 @@ func (r *request) resolveProxy() (temporary bool, err error) {
 		self = self || r.isSelf(ip)
 	}
 	r.proxyMaybe(self)
+	if r.extra.has("proxy") && !r.extra.has(moreIPs) {
+		r.addOthers(ips[1:])
+	}
 	return false, nil
+}
+
+// moreIPs is the field with the further addresses of a proxy's host, for when the first
+// does not answer. Dovecot has one address, and its login process leaves the field alone.
+const moreIPs = "dovetail_hostips"
+
+const maxOthers = 7 // addresses that it has
+
+func (r *request) addOthers(ips []netip.Addr) {
+	var texts []string
+	for _, ip := range ips[:min(len(ips), maxOthers)] {
+		texts = append(texts, ip.Unmap().String())
+	}
+	if len(texts) > 0 {
+		r.extra.add(moreIPs, strings.Join(texts, ","), false)
+	}
 }
 
 // isSelf says whether ip is an address of ours.
