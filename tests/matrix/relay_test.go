@@ -211,6 +211,7 @@ func (c *cell) handshake() bool {
 // At each step each odd answer: the client gets the reply of clause S4, within the timers,
 // never a 250 for a message that the relay does not have; and the next session works.
 func TestRelayMatrix(t *testing.T) {
+	t.Parallel()
 	ca := tlsfiles.NewCA(t, "relay's CA")
 	right := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, tlsfiles.Request{CN: "127.0.0.1", Names: []string{"127.0.0.1"}}).TLS()}}
 	wrong := &tls.Config{Certificates: []tls.Certificate{ca.Issue(t, tlsfiles.Request{CN: "other.test", Names: []string{"other.test"}}).TLS()}}
