@@ -52,17 +52,9 @@ func IsTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // Read reads one header from r, and nothing of what follows. r should have a deadline.
 func Read(r io.Reader) (Header, error) {
-	b := make([]byte, len(signature), maxV1)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return Header{}, err
-	}
-	if string(b) == signature {
-		return readV2(r)
-	}
-	if string(b[:6]) != "PROXY " {
-		return Header{}, errNoHeader
-	}
-	for b[len(b)-1] != '\n' { // octet by octet, since what follows is not ours
+	const v1 = "PROXY "
+	b := make([]byte, 0, maxV1)
+	for { // octet by octet, since what follows is not ours
 		if len(b) == maxV1 {
 			return Header{}, errTooLong
 		}
@@ -70,8 +62,16 @@ func Read(r io.Reader) (Header, error) {
 		if _, err := io.ReadFull(r, b[len(b)-1:]); err != nil {
 			return Header{}, err
 		}
+		switch text := string(b); {
+		case text == signature:
+			return readV2(r)
+		case strings.HasPrefix(signature, text), strings.HasPrefix(v1, text):
+		case !strings.HasPrefix(text, v1):
+			return Header{}, errNoHeader
+		case b[len(b)-1] == '\n':
+			return parseV1(text)
+		}
 	}
-	return parseV1(string(b))
 }
 
 func parseV1(line string) (Header, error) {

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -71,6 +72,18 @@ func ssl(t testing.TB, client byte, verify uint32, cn string) proxyproto.TLV {
 		t.Fatal(err)
 	}
 	return tlv
+}
+
+// What cannot become a header is refused as soon as that shows.
+func TestWaitsForNothing(t *testing.T) {
+	for _, in := range []string{"E", "PE", "PROXY\r", "\r\n\r\n\x01"} {
+		r, w := io.Pipe()
+		go w.Write([]byte(in)) // ends when all is read, or with the pipe
+		if _, err := Read(r); !errors.Is(err, errNoHeader) {
+			t.Errorf("%q: %v", in, err)
+		}
+		r.Close()
+	}
 }
 
 func TestVersion2(t *testing.T) {

@@ -211,6 +211,7 @@ func (se *session) exchange(cmd *server.Command, ex *authclient.Exchange, told *
 			return reply, refuseSyntax, nil
 		case line == "*":
 			se.auth.aborted = true
+			se.auth.continued = true // as Dovecot sees it, in the summary
 			return reply, refuseAborted, nil
 		}
 		switch err := ex.Continue([]byte(line)); {

@@ -18,14 +18,15 @@ type sessionLog struct{ se *session }
 
 const maxLogged = 80 // octets of a name that comes from the client
 
-// sanitise makes text of a client harmless and short.
+// sanitise makes text of a client harmless and short. Names stand in angle brackets, and
+// who reads the lines by pattern, as fail2ban does, ends a name at the first one.
 func sanitise(s string) string {
 	cut := len(s) > maxLogged
 	if cut {
 		s = s[:maxLogged-3]
 	}
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == '\ufffd' {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == '\ufffd' || r == '>' {
 			return '?'
 		}
 		return r

@@ -364,17 +364,14 @@ func (se *session) setPhase(p phase) {
 // lost notes why nothing more can be read.
 func (se *session) lost(err error) {
 	reason := "Connection closed"
-	var op *net.OpError
 	switch {
 	case se.c.TooManyBad():
 		reason = "Too many invalid commands."
 	case se.tls != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
 		se.tlsErr = "Connection closed"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errClosed), errors.Is(err, server.ErrTerminated):
-	case errors.As(err, &op):
-		reason += ": " + plainError(op)
 	default:
-		reason += ": " + err.Error()
+		reason += ": " + plainError(err)
 	}
 	se.setReason(reason)
 }

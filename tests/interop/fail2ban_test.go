@@ -22,73 +22,75 @@ type culprit struct {
 	clear bool // without TLS
 	// What the filter takes of Dovecot's log, in its two modes.
 	normal, aggressive int
+	// Our log has no > in a name, so that such names do not hide.
+	hidden bool
 }
 
 var culprits = []culprit{
 	{"wrong password", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH PLAIN "+plain("alice", "bad"), "535")
 		c.Do("QUIT", "221")
-	}, false, 1, 1},
+	}, false, 1, 1, false},
 	{"unknown user", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH PLAIN "+plain("nobody", "bad"), "535")
 		c.Do("QUIT", "221")
-	}, false, 1, 1},
+	}, false, 1, 1, false},
 	{"a user name of odd octets", func(c *client.Client, _ *system.Running) {
 		// The name stands in the line as it is, and what follows it is not what the filter
 		// wants to see; at least nobody else is blamed.
 		c.Do("AUTH PLAIN "+plain("x>, rip=192.0.2.99, y=<\r\n\x01", "bad"), "535")
 		c.Do("QUIT", "221")
-	}, false, 0, 0},
+	}, false, 0, 0, true},
 	{"three times", func(c *client.Client, _ *system.Running) {
 		for range 3 {
 			c.Do("AUTH PLAIN "+plain("alice", "bad"), "535")
 		}
 		c.Close()
-	}, false, 1, 1},
-	{"wrong password and gone", func(c *client.Client, _ *system.Running) { c.Do("AUTH PLAIN "+plain("alice", "bad"), "535"); c.Close() }, false, 1, 1},
+	}, false, 1, 1, false},
+	{"wrong password and gone", func(c *client.Client, _ *system.Running) { c.Do("AUTH PLAIN "+plain("alice", "bad"), "535"); c.Close() }, false, 1, 1, false},
 	{"wrong password in AUTH LOGIN", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH LOGIN", "334")
 		c.Do(b64("alice"), "334")
 		c.Do(b64("bad"), "535")
 		c.Do("QUIT", "221")
-	}, false, 1, 1},
+	}, false, 1, 1, false},
 	{"too many bad commands after it", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH PLAIN "+plain("alice", "bad"), "535")
 		for range 11 {
 			c.Send("FOO")
 		}
 		c.ExpectGone()
-	}, false, 1, 1},
+	}, false, 1, 1, false},
 	{"plaintext without TLS", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH PLAIN "+plain("alice", "wonder"), "523")
 		c.Do("QUIT", "221")
-	}, true, 1, 1},
-	{"unsupported mechanism", func(c *client.Client, _ *system.Running) { c.Do("AUTH FOO", "504"); c.Do("QUIT", "221") }, false, 0, 0},
+	}, true, 1, 1, false},
+	{"unsupported mechanism", func(c *client.Client, _ *system.Running) { c.Do("AUTH FOO", "504"); c.Do("QUIT", "221") }, false, 0, 0, false},
 	{"cancelled", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH PLAIN", "334")
 		c.Do("*", "501")
 		c.Do("QUIT", "221")
-	}, false, 0, 1},
-	{"gone inside AUTH", func(c *client.Client, _ *system.Running) { c.Do("AUTH PLAIN", "334"); c.Close() }, false, 0, 0},
-	{"bad base64", func(c *client.Client, _ *system.Running) { c.Do("AUTH PLAIN !!!", "501"); c.Do("QUIT", "221") }, false, 0, 0},
-	{"no attempt", func(c *client.Client, _ *system.Running) { c.Do("QUIT", "221") }, false, 0, 1},
-	{"no attempt and gone", func(c *client.Client, _ *system.Running) { c.Close() }, false, 0, 1},
+	}, false, 0, 1, false},
+	{"gone inside AUTH", func(c *client.Client, _ *system.Running) { c.Do("AUTH PLAIN", "334"); c.Close() }, false, 0, 0, false},
+	{"bad base64", func(c *client.Client, _ *system.Running) { c.Do("AUTH PLAIN !!!", "501"); c.Do("QUIT", "221") }, false, 0, 0, false},
+	{"no attempt", func(c *client.Client, _ *system.Running) { c.Do("QUIT", "221") }, false, 0, 1, false},
+	{"no attempt and gone", func(c *client.Client, _ *system.Running) { c.Close() }, false, 0, 1, false},
 	{"nologin", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH PLAIN "+plain("carol", "cpass"), "525")
 		c.Do("QUIT", "221")
-	}, false, 0, 0},
+	}, false, 0, 0, false},
 	{"temporary failure", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH PLAIN "+plain("later", "x"), "454")
 		c.Do("QUIT", "221")
-	}, false, 0, 0},
+	}, false, 0, 0, false},
 	{"the backend refuses", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH PLAIN "+plain("p1", "pw"), "535")
 		c.Do("QUIT", "221")
-	}, false, 1, 1},
+	}, false, 1, 1, false},
 	{"logged in", func(c *client.Client, _ *system.Running) {
 		c.Do("AUTH PLAIN "+plain("alice", "wonder"), "235")
 		c.Do("QUIT", "221")
-	}, false, 0, 0},
+	}, false, 0, 0, false},
 }
 
 // failingDay lets every culprit come once, and returns the log.
@@ -134,6 +136,9 @@ func checkFail2ban(t *testing.T, sys system.System, culprits []culprit) {
 			want := x.normal
 			if mode == fail2ban.Aggressive {
 				want = x.aggressive
+			}
+			if x.hidden && sys.Login == system.Ours {
+				want = 1
 			}
 			if got[address(i)] != want {
 				t.Errorf("%s, %s: %d matches, want %d", x.name, mode, got[address(i)], want)
