@@ -120,6 +120,33 @@ func TestPipeline(t *testing.T) {
 	}
 }
 
+// Settle waits for what stands behind a message of several chunks, not for chunks of one
+// that goes on.
+func TestSettle(t *testing.T) {
+	leak.Check(t)
+	told := make(chan struct{})
+	r := relay.Start(t, relay.Options{Script: relay.Script{relay.BDAT: {relay.When(told, relay.Reply("250 2.0.0 first"))}}})
+	o := dial(t, config(r))
+	n := 0
+	count := func(smtp.Reply) { n++ }
+	piece := []byte(strings.Repeat(" ", ChunkRoom) + "x\r\n")
+	o.c.Send([]byte("MAIL FROM:<a@b>"), count)
+	o.c.Send([]byte("RCPT TO:<a@b>"), count)
+	if e := o.c.Settle(); e != nil || n != 2 {
+		t.Errorf("%d replies, %v", n, e)
+	}
+	o.c.Chunk(piece, false, count)
+	if e := o.c.Settle(); e != nil || n != 2 {
+		t.Errorf("%d replies, %v", n, e)
+	}
+	o.c.Chunk(piece, true, count)
+	o.c.Send([]byte("MAIL FROM:<a@b>"), count)
+	time.AfterFunc(20*time.Millisecond, func() { close(told) })
+	if e := o.c.Settle(); e != nil || n != 5 {
+		t.Errorf("%d replies, %v", n, e)
+	}
+}
+
 // A relay without PIPELINING gets one command at a time, and chunks one by one.
 func TestNoPipelining(t *testing.T) {
 	leak.Check(t)

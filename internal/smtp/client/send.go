@@ -110,10 +110,15 @@ func (c *Conn) WaitAll() *Error {
 	return c.waitUntil(func() bool { return len(c.queue) == c.head && !c.telling })
 }
 
-// Settle is WaitAll but for the message that is under way, which waits for us.
+// Settle is WaitAll but for the message that is under way, which waits for us: one whose
+// chunk, or data, was the last that was sent. What came before that has been answered.
 func (c *Conn) Settle() *Error {
 	return c.waitUntil(func() bool {
-		return !c.telling && (len(c.queue) == c.head || c.queue[c.head].kind == chunk || c.queue[c.head].kind == streaming)
+		if c.telling || len(c.queue) == c.head {
+			return !c.telling
+		}
+		last := c.queue[len(c.queue)-1].kind
+		return last == chunk || last == streaming
 	})
 }
 
