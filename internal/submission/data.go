@@ -290,12 +290,16 @@ func (m *message) conclude() {
 		return
 	}
 	m.cmd = nil // once
-	se.finals--
 	if se.state == "DATA" {
 		se.state = "READY"
 	}
-	se.cond.Broadcast()
 	se.mu.Unlock()
+	defer func() { // who waits for this may end the session, and with it what is not answered
+		se.mu.Lock()
+		se.finals--
+		se.cond.Broadcast()
+		se.mu.Unlock()
+	}()
 	r = smtp.Forward(r, m.codes, "")
 	m.log(r)
 	cmd.Reply(r)
