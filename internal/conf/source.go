@@ -18,13 +18,12 @@ import (
 
 // Bounds that no real configuration meets. Each has its own error.
 const (
-	maxFileSize  = 256 << 20 // of one file
-	maxPipeSize  = 32 << 20  // of what comes from a pipe or a device
-	maxTotalSize = 512 << 20 // of all files of a Load, an included file counted each time, and of values made of variables
-	maxFiles     = 100_000   // opened in one Load
-	maxInclude   = 100       // files including each other
-	maxDepth     = 100       // sections inside each other
-	maxErrors    = 1000      // diagnostics of one Load
+	maxFileSize = 256 << 20 // of one file
+	maxPipeSize = 32 << 20  // of what comes from a pipe or a device
+	maxFiles    = 100_000   // opened in one Load
+	maxInclude  = 100       // files including each other
+	maxDepth    = 100       // sections inside each other
+	maxErrors   = 1000      // diagnostics of one Load
 
 	lookupTimeout = 30 * time.Second // for a host name in local or remote
 )
@@ -32,6 +31,10 @@ const (
 // readTimeout is how long the pipes and devices among the files of a Load may take in all.
 // Tests shorten it.
 var readTimeout = 5 * time.Second
+
+// maxTotalSize is of all files of a Load, an included file counted each time, and of values
+// made of variables. Tests make it smaller.
+var maxTotalSize int64 = 512 << 20
 
 var errTooLarge = errors.New("the file is too large")
 

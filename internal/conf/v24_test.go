@@ -122,6 +122,6 @@ func FuzzLoad24(f *testing.F) {
 			t.Fatal(err)
 		}
 		c, _ := Load24(path, Options{Expand: expand})
-		c.Merged(Filter{Service: "imap"}, true, true)
+		c.Merged(Merge24{Filter: Filter{Service: "imap"}, Given: true, Builtin: true, Groups: true})
 	})
 }

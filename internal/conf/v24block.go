@@ -50,16 +50,16 @@ func (q *parser24) open24(l line) {
 		}
 		next.node = n.child(NamedNode, row.Name, "")
 	case all.ListFilter:
+		if bad := badNesting(n, row.Name); bad != "" {
+			fail(bad, "")
+			return
+		}
 		if !l.named {
 			detail := fmt.Sprintf("`%s NAME {`", l.key)
 			if row.Name == "passdb" || row.Name == "userdb" {
 				detail += fmt.Sprintf("; without a line `driver` the name is that of the driver, as in `%s passwd-file {`.", l.key)
 			}
 			fail(fmt.Sprintf("%s { } is missing section name", l.key), detail)
-			return
-		}
-		if bad := badNesting(n, row.Name); bad != "" {
-			fail(bad, "")
 			return
 		}
 		if row.Auth && n.Child(row.Name, l.value) == nil && inside24(n) {
@@ -115,7 +115,7 @@ func (q *parser24) noSection(n *Node, l line, fail func(text, detail string)) {
 	}
 	text := "Unknown section name: " + key
 	switch n.Kind {
-	case ElementNode:
+	case ElementNode, GroupNode:
 		text += fmt.Sprintf(" (%s_%s_%s, %s_%s not found either.)", n.Type, strings.ReplaceAll(n.Name, "/", "_"), key, n.Type, key)
 	case NamedNode:
 		text += fmt.Sprintf(" (%s_%s, %[1]s_%[2]s not found either.)", n.Type, key)
@@ -207,12 +207,23 @@ func match24(n *Node) Match {
 	return m
 }
 
-// Matches says whether this block, apart from those around it, is for the client f.
-func (n *Node) Matches(f Filter) bool {
+// matches says whether this block, apart from those around it, is for the client f, and
+// whether f says anything about what the block asks for.
+func (n *Node) matches(f Filter) (matches, asked bool) {
 	if n.Kind != ClientNode {
-		return false
+		return false, false
+	}
+	switch n.Type {
+	case "protocol":
+		asked = f.Service != "" || f.EmptyService
+	case "local":
+		asked = f.LocalIP.IsValid()
+	case "remote":
+		asked = f.RemoteIP.IsValid()
+	case "local_name":
+		asked = f.LocalName != "" || f.EmptyName
 	}
 	alone := *n
 	alone.Parent = nil
-	return match24(&alone).Matches(f)
+	return asked && match24(&alone).Matches(f), asked
 }

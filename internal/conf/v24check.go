@@ -87,7 +87,7 @@ func (q *parser24) check24() {
 			add(c)
 		}
 	}
-	add(q.c.Merged(Filter{}, false, false))
+	add(q.c.Merged(Merge24{Groups: true}))
 	slices.SortStableFunc(nodes, func(a, b *Node) int {
 		la, na := a.nesting()
 		lb, nb := b.nesting()
@@ -305,7 +305,7 @@ func (c *checker24) master() {
 			c.fail("listen", "listen can't be set empty", "A service cannot be changed for certain clients only.")
 		}
 	case c.q.opt.Expand:
-		whole := checker24{q: c.q, n: c.q.c.Merged(Filter{}, false, true), failed: c.failed}
+		whole := checker24{q: c.q, n: c.q.c.Merged(Merge24{Builtin: true, Groups: true}), failed: c.failed}
 		whole.services()
 	}
 }

@@ -6,16 +6,26 @@ import (
 	"dovetail/internal/conf/settings/all"
 )
 
-// Merged is the configuration as the client f gets it: blocks that match it become part
-// of what is around them, the last one winning; the others stay (clause C18.6). Groups
-// are put in where they are used. builtin: with what is there without a file.
-func (c *Config24) Merged(f Filter, given, builtin bool) *Node {
+// A Merge24 says what becomes part of a configuration.
+type Merge24 struct {
+	// Filter is the client for whom: blocks that match it become part of what is around
+	// them, the last one winning; the others stay (clause C18.6). If Given.
+	Filter
+	Given   bool
+	Builtin bool // what is there without a file
+	Groups  bool // the groups, where they are used
+}
+
+// Merged is the configuration put together as m says.
+func (c *Config24) Merged(m Merge24) *Node {
 	root := c.Root.clone24(nil)
-	c.groups24(root)
-	if given {
-		root.apply24(f)
+	if m.Groups {
+		c.groups24(root)
 	}
-	if builtin {
+	if m.Given {
+		root.apply24(m.Filter)
+	}
+	if m.Builtin {
 		root.merge24(c.Builtin, false)
 	}
 	return root
@@ -78,35 +88,25 @@ func (c *Config24) groups24(n *Node) {
 	}
 }
 
-// apply24 makes the blocks that match f part of n.
+// apply24 makes the blocks that match f part of n, and drops those for others.
 func (n *Node) apply24(f Filter) {
 	children := n.Children
 	n.Children = nil
 	var matching []*Node
 	for _, c := range children {
-		if c.Matches(f) {
+		switch matches, asked := c.matches(f); {
+		case matches:
 			matching = append(matching, c)
-		} else {
+		case !asked:
+			if c.Kind == ClientNode {
+				c.apply24(f)
+			}
 			n.Children = append(n.Children, c)
 		}
 	}
 	for _, c := range matching {
 		c.apply24(f)
-		rest := &Node{Kind: c.Kind, Type: c.Type, Name: c.Name, Net: c.Net, Parent: n}
-		keep := c.Children[:0:0]
-		for _, x := range c.Children {
-			if x.Kind == ClientNode {
-				x.Parent = rest
-				rest.Children = append(rest.Children, x)
-			} else {
-				keep = append(keep, x)
-			}
-		}
-		c.Children = keep
 		n.merge24(c, true)
-		if len(rest.Children) > 0 {
-			n.Children = append(n.Children, rest)
-		}
 	}
 }
 

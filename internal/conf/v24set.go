@@ -62,9 +62,14 @@ func (q *parser24) set24(l line) {
 		q.unknown24(n, l.key, key, at)
 		return
 	}
+	variable := l.form == Variable && hasSet(value)
 	switch row.Shape {
 	case all.NamedFilter:
-		q.fails(at, l.key, fmt.Sprintf("Setting is a named filter, use '%s {'", row.Name), "")
+		if !variable {
+			q.fails(at, l.key, fmt.Sprintf("Setting is a named filter, use '%s {'", row.Name), "")
+		} else {
+			q.allowed(n, row, l.key, row.Name, at) // Dovecot ignores the line otherwise
+		}
 		return
 	case all.ListFilter:
 		q.fails(at, l.key, fmt.Sprintf("Setting is a named list filter, use '%s %s {'", l.key, value), "")
@@ -75,21 +80,18 @@ func (q *parser24) set24(l line) {
 			return
 		}
 	}
-	if !q.allowed(n, row, l.key, at) {
+	if row.Type == settings.File && l.form == Plain && l.value != "" {
+		a.Path = q.here().relative(l.value)
+	}
+	if row.Type == settings.File && variable {
+		q.fails(a.Range, l.key, "File settings must not contain $SET: "+value, "")
+		return
+	}
+	if !variable && !q.check24value(row, l.key, value, a) || !q.allowed(n, row, l.key, row.Name, at) {
 		return
 	}
 	q.warnGlobal24(n, row.Name, at)
 	n = outside(n, row.Name)
-	if row.Type == settings.File && l.form == Plain && l.value != "" {
-		a.Path = q.here().relative(l.value)
-	}
-	if row.Type == settings.File && l.form == Variable && hasSet(value) {
-		q.fails(a.Range, l.key, "File settings must not contain $SET: "+value, "")
-		return
-	}
-	if !(l.form == Variable && hasSet(value)) && !q.check24value(row, l.key, value, a) {
-		return
-	}
 	if row.Shape == all.BoolList || row.Shape == all.StrList {
 		q.listLine(n, row, value, l, a)
 		return
@@ -111,14 +113,14 @@ func outside(n *Node, name string) *Node {
 }
 
 // allowed says whether the setting may stand here.
-func (q *parser24) allowed(n *Node, row *all.Row24, key string, at Range) bool {
+func (q *parser24) allowed(n *Node, row *all.Row24, key, full string, at Range) bool {
 	for up := n; up != nil; up = up.Parent {
 		switch {
 		case up.Kind == GroupNode && slices.Contains([]string{"base_dir", "import_environment", "dovecot_storage_version"}, row.Name):
 			q.fails(at, key, row.Name+" cannot currently be defined inside groups", "")
 			return false
 		case up.Kind == ClientNode && up.Type != "protocol" && row.Auth:
-			q.fails(at, key, "Auth settings not supported inside local/remote blocks: "+row.Name, authHelp)
+			q.fails(at, key, "Auth settings not supported inside local/remote blocks: "+full, authHelp)
 			return false
 		}
 	}
@@ -172,7 +174,11 @@ func (q *parser24) write24(n *Node, l line, a *Assignment) (string, bool) {
 			if err != nil {
 				why = "Can't open file %s: " + reason(err)
 			}
-			q.fail(a.Range, l.key+": "+fmt.Sprintf(why, a.Path), "The value is the content of this file, which must be readable.")
+			detail := "The value is the content of this file, which must be readable."
+			if _, known := resolve24(q.t, n, l.key); !known {
+				detail = q.help24(n, l.key)
+			}
+			q.fail(a.Range, l.key+": "+fmt.Sprintf(why, a.Path), detail)
 			return "", false
 		}
 		return content, q.room(len(content), a.Range)
@@ -313,18 +319,22 @@ func (q *parser24) element(n *Node, row *all.Row24, key string, l line) {
 		}
 	}
 	unknown := strings.Contains(value, "%{") || hasSet(value) || !q.opt.Expand && (strings.Contains(value, "$SET:") || strings.Contains(value, "$ENV:"))
+	off := false
 	if row.Shape == all.BoolList && !unknown {
 		b, err := settings.ParseBool(value)
 		if err != nil {
-			q.fails(a.Range, key, err.Error(), "`yes` adds the element to the list, `no` takes it away.")
+			q.fails(a.Range, l.key, err.Error(), "`yes` adds the element to the list, `no` takes it away.")
 			return
 		}
-		value = settings.FormatBool(b)
+		off = !b
+	}
+	if !q.allowed(n, row, l.key, full.key, a.Key) {
+		return
 	}
 	s := q.listOf(n, row)
 	s.put(key, value)
 	s.Last, s.Seen = a, a.Range
-	if s.Line && value == "no" {
+	if s.Line && off {
 		s.Items = slices.DeleteFunc(s.Items, func(i Item) bool { return i.Key == key })
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"dovetail/internal/conf/settings"
 	"dovetail/internal/conf/settings/all"
 )
 
@@ -54,7 +55,7 @@ func (s *Setting24) text() string {
 	}
 	var words []string
 	for _, i := range s.Items {
-		if i.Value == "yes" {
+		if on, err := settings.ParseBool(i.Value); on && err == nil {
 			words = append(words, i.Key)
 		}
 	}

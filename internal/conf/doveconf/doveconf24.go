@@ -69,6 +69,8 @@ func parseOptions24(args []string, o *options) error {
 		switch c {
 		case 'a':
 			o.all = true
+		case 'd':
+			o.defaults, o.all, o.scope = true, true, visible
 		case 'f':
 			return o.filter.set24(value)
 		case 'F':
@@ -120,10 +122,10 @@ func (r *run24) dump24() error {
 		return fatal("Multiple settings matched with -h parameter")
 	}
 	everything := r.o.scope == visible || r.o.scope == full
-	p := &printer24{out: &bytes.Buffer{}, hide: !r.o.secrets, c: r.c, scope: r.o.scope, expand: r.o.expand}
+	p := &printer24{out: &bytes.Buffer{}, hide: !r.o.secrets, c: r.c, scope: r.o.scope, expand: r.o.expand, defaults: r.o.defaults}
 	n := r.c.Root
 	if r.o.filter.given() || everything {
-		n = r.c.Merged(r.o.filter.Filter, r.o.filter.given(), everything)
+		n = r.c.Merged(conf.Merge24{Filter: r.o.filter.Filter, Given: r.o.filter.given(), Builtin: r.o.defaults})
 	}
 	p.node(n, everything)
 	r.out.block(p.out.Bytes())
@@ -141,7 +143,16 @@ type printer24 struct {
 	hide   bool
 	scope  scope
 	expand bool
-	c      *conf.Config24
+	// defaults: what is built in is part of the configuration.
+	defaults bool
+	c        *conf.Config24
+}
+
+// inner is a printer for what stands in a block.
+func (p *printer24) inner() *printer24 {
+	q := *p
+	q.out, q.indent = &bytes.Buffer{}, p.indent+1
+	return &q
 }
 
 func (p *printer24) line(s string) {
@@ -163,19 +174,25 @@ func (p *printer24) node(n *conf.Node, everything bool) {
 		}
 	}
 	if everything && n.Kind == conf.RootNode {
+		grouped := p.c.Merged(conf.Merge24{Groups: true})
 		for _, row := range p.c.Table().Rows {
-			if _, set := n.Get(row.Name); set || !p.visible(row) {
+			_, has := n.Get(row.Name)
+			if !p.visible(row) || has && p.c.NamedFilter(n, row.Name) == "" {
 				continue
 			}
 			s := &conf.Setting24{Row: row, Value: p.c.Default(row), Line: true}
-			for _, w := range strings.Fields(row.Default) {
-				s.Items = append(s.Items, conf.Item{Key: w, Value: "yes"})
+			if strings.HasPrefix(s.Value, "$SET:") && !p.defaults {
+				s.Value = "0"
 			}
-			if f := p.c.NamedFilter(n, row.Name); f != "" {
-				named[f] = append(named[f], s)
-			} else {
-				own = append(own, s)
+			if p.defaults {
+				for _, w := range strings.Fields(row.Default) {
+					s.Items = append(s.Items, conf.Item{Key: w, Value: "yes"})
+				}
 			}
+			if g, ok := grouped.Get(row.Name); ok && !has {
+				s = g
+			}
+			own = append(own, s)
 		}
 	}
 	p.settings(n, own)
@@ -192,8 +209,7 @@ func (p *printer24) node(n *conf.Node, everything bool) {
 }
 
 func (p *printer24) visible(row *all.Row24) bool {
-	return (row.Shape == all.Value || row.Shape == all.BoolList) && !row.Plugin && (!row.Hidden || p.scope == full) &&
-		row.Name != "dovecot_config_version" && !strings.HasSuffix(row.Name, "_name")
+	return row.Shape <= all.StrList && !row.Plugin && (!row.Hidden || p.scope == full) && row.Name != "dovecot_config_version"
 }
 
 // order is the blocks of n in the order of first appearance; a named filter that only
@@ -218,7 +234,7 @@ func (p *printer24) order(n *conf.Node, named map[string][]*conf.Setting24) []*c
 // named is a named filter with the settings that belong to it by name. An empty one is
 // not shown.
 func (p *printer24) named(n, f *conf.Node, outside []*conf.Setting24, everything bool) {
-	inner := &printer24{out: &bytes.Buffer{}, indent: p.indent + 1, hide: p.hide, scope: p.scope, expand: p.expand, c: p.c}
+	inner := p.inner()
 	inner.settings(f, append(slices.Clone(outside), f.Settings...))
 	for _, c := range f.Children {
 		if c.Kind == conf.NamedNode {
@@ -236,9 +252,9 @@ func (p *printer24) named(n, f *conf.Node, outside []*conf.Setting24, everything
 
 // block is any other block. Empty blocks of clients and groups are not shown.
 func (p *printer24) block(n *conf.Node, everything bool) {
-	inner := &printer24{out: &bytes.Buffer{}, indent: p.indent + 1, hide: p.hide, scope: p.scope, expand: p.expand, c: p.c}
+	inner := p.inner()
 	inner.node(n, everything)
-	if inner.out.Len() == 0 && n.Kind == conf.ClientNode {
+	if inner.out.Len() == 0 && (n.Kind == conf.ClientNode || n.Kind == conf.GroupNode) {
 		return
 	}
 	p.line(heading24(n))
@@ -366,167 +382,4 @@ func quote24(v string) string {
 		return v
 	}
 	return `"` + escape24(v) + `"`
-}
-
-// queries24 are single settings, lists and blocks (clause C18.9).
-func (r *run24) queries24() error {
-	// After an error Dovecot has nothing that is built in, not even list elements.
-	builtin := len(r.c.Checked) == 0 && r.c.Unclosed == "" && r.o.scope != changed && r.o.scope != set
-	root := r.c.Merged(r.o.filter.Filter, r.o.filter.given(), builtin)
-	for _, name := range r.o.names {
-		q := &query24{r: r, p: &printer24{out: &bytes.Buffer{}, c: r.c, scope: full, expand: r.o.expand}, bare: r.o.hideKey, builtin: builtin}
-		if !q.find(root, root, strings.Split(name, "/"), nil) && r.o.hideKey {
-			q.p.out.WriteByte('\n')
-		}
-		r.out.block(q.p.out.Bytes())
-		r.failed(r.c.Checked) // not fatal here
-	}
-	return nil
-}
-
-// A query24 looks for one name.
-type query24 struct {
-	r       *run24
-	p       *printer24
-	bare    bool // -h
-	builtin bool
-}
-
-// find shows what path leads to from n; heads are the blocks on the way.
-func (q *query24) find(root, n *conf.Node, path []string, heads []*conf.Node) bool {
-	key := path[0]
-	if key == "" { // a name that ends in a slash
-		return false
-	}
-	row, ok := q.r.c.Resolve(n, key)
-	if !ok {
-		return false
-	}
-	switch row.Shape {
-	case all.ListFilter:
-		if len(path) == 1 {
-			found := false
-			for _, c := range n.Children {
-				if c.Type == row.Name {
-					q.whole(c, heads)
-					found = true
-				}
-			}
-			return found
-		}
-		c := n.Child(row.Name, conf.Unescape(path[1]))
-		if c == nil {
-			return false
-		}
-		if len(path) == 2 {
-			q.whole(c, heads)
-			return true
-		}
-		return q.find(root, c, path[2:], append(slices.Clip(heads), c))
-	case all.NamedFilter:
-		return q.namedFilter(root, n, row, path, heads)
-	}
-	s, ok := n.Get(row.Name)
-	if ok && q.r.o.scope == changed && n.Kind == conf.RootNode && row.Shape == all.Value && s.Value == q.r.c.Default(row) {
-		return false
-	}
-	if !ok {
-		if n.Kind != conf.RootNode || q.r.o.scope == changed || q.r.o.scope == set {
-			return false
-		}
-		s = &conf.Setting24{Row: row, Value: q.r.c.Default(row), Line: true}
-		for _, w := range strings.Fields(row.Default) {
-			if q.builtin {
-				s.Items = append(s.Items, conf.Item{Key: w, Value: "yes"})
-			}
-		}
-	}
-	return q.setting(n, s, path[1:], heads)
-}
-
-// namedFilter is `ssl_server`, with what only stands inside, or `ssl_server/`, with what
-// belongs to it by name, too.
-func (q *query24) namedFilter(root, n *conf.Node, row *all.Row24, path []string, heads []*conf.Node) bool {
-	c := n.Child(row.Name, "")
-	if c == nil {
-		c = &conf.Node{Kind: conf.NamedNode, Type: row.Name, Parent: n}
-	}
-	if len(path) > 1 && path[1] != "" {
-		if full, ok := q.r.c.Resolve(c, path[1]); ok && full.Name == row.Name+"_"+path[1] {
-			return q.find(root, n, append([]string{full.Name}, path[2:]...), heads)
-		}
-		return q.find(root, c, path[1:], append(slices.Clip(heads), c))
-	}
-	var outside []*conf.Setting24
-	if len(path) > 1 {
-		for _, s := range n.Settings {
-			if q.p.c.NamedFilter(n, s.Row.Name) == row.Name {
-				outside = append(outside, s)
-			}
-		}
-	}
-	before := q.p.out.Len()
-	q.open(heads)
-	q.p.named(n, c, outside, false)
-	q.close(heads)
-	return q.p.out.Len() > before
-}
-
-func (q *query24) open(heads []*conf.Node) {
-	for _, h := range heads {
-		q.p.line(heading24(h))
-		q.p.indent++
-	}
-}
-
-func (q *query24) close(heads []*conf.Node) {
-	for range heads {
-		q.p.indent--
-		q.p.line("}")
-	}
-}
-
-func (q *query24) whole(n *conf.Node, heads []*conf.Node) {
-	q.open(heads)
-	q.p.hide = !q.r.o.secrets
-	q.p.block(n, false)
-	q.p.hide = false
-	q.close(heads)
-}
-
-// setting shows s, or the element of it that rest names.
-func (q *query24) setting(n *conf.Node, s *conf.Setting24, rest []string, heads []*conf.Node) bool {
-	if len(rest) > 0 {
-		element := strings.Join(rest, "/")
-		i := slices.IndexFunc(s.Items, func(i conf.Item) bool { return i.Key == element })
-		if i < 0 || s.Line && s.Row.Shape == all.BoolList {
-			return false
-		}
-		if q.bare && len(heads) == 0 {
-			q.p.line(s.Items[i].Value)
-			return true
-		}
-		if q.bare {
-			q.p.line(element + " = " + s.Items[i].Value)
-			return true
-		}
-		s = &conf.Setting24{Row: s.Row, Items: s.Items[i : i+1]}
-	}
-	if !q.bare {
-		q.open(heads)
-		q.p.setting(n, s)
-		q.close(heads)
-		return true
-	}
-	switch {
-	case s.Row.Shape == all.Value:
-		q.p.line(quote24(q.p.text(n, s)))
-	case s.Line && s.Row.Shape == all.BoolList:
-		q.p.line(elements(s))
-	default:
-		for _, i := range sorted24(s) {
-			q.p.line(quoteElement(i.Key) + " = " + i.Value)
-		}
-	}
-	return true
 }
