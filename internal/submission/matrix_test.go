@@ -60,13 +60,12 @@ func TestRelayMatrix(t *testing.T) {
 		false: {"PIPELINING", "ENHANCEDSTATUSCODES", "VRFY", "AUTH PLAIN", "XCLIENT ADDR HELO"},
 	}
 	type cell struct {
-		name    string
-		step    relay.Step
-		does    relay.Behaviour
-		code    string
-		chunks  bool
-		fields  []string
-		starttl bool
+		name   string
+		step   relay.Step
+		does   relay.Behaviour
+		code   string
+		chunks bool
+		fields []string
 	}
 	var cells []cell
 	for _, step := range relay.Steps {
@@ -97,7 +96,11 @@ func TestRelayMatrix(t *testing.T) {
 			r := relay.Start(t, relay.Options{
 				Caps: caps[c.chunks], TLS: server, Scripts: []relay.Script{{c.step: {c.does.Always()}}, {}},
 			})
-			runCell(t, w, r, c.step, c.code, c.name, append(c.fields, "submission_relay_connect_timeout=400 ms", "submission_relay_command_timeout=400 ms", port(r)))
+			limit := "400 ms" // for relays that never answer
+			if strings.Contains(c.name, "8 MiB") || strings.Contains(c.name, "10000") {
+				limit = "30 s" // they do, on a busy machine after some time
+			}
+			runCell(t, w, r, c.step, c.code, c.name, append(c.fields, "submission_relay_connect_timeout="+limit, "submission_relay_command_timeout="+limit, port(r)))
 		})
 	}
 }
