@@ -42,6 +42,7 @@ type Env struct {
 	PreserveEnvs    []string // names that may be passed on to children
 	SSLKeyPassword  string   // of dovecot -p
 	VerboseTitle    bool     // VERBOSE_PROCTITLE, since 2.3.21
+	ControlFD       int      // of the control channel of our own master; 0 under Dovecot's
 }
 
 // A Listener is one listening descriptor: the word(s) of SOCKET<i>_SETTINGS.
@@ -154,6 +155,13 @@ func ParseEnv(environ []string) (Env, error) {
 		}
 		e.Listeners[i] = ParseListener(value)
 	}
+	if text, ok := lookup(ControlEnv); ok {
+		fd, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || int(fd) < FirstListenerFD+len(e.Listeners) {
+			return e, fmt.Errorf("environment: %s: %q is not a descriptor behind the listeners", ControlEnv, text)
+		}
+		e.ControlFD = int(fd)
+	}
 	var err error
 	e.Restrict, err = privs.ParseRestrict(get)
 	return e, err
@@ -202,5 +210,8 @@ func (e Env) Append(environ []string) []string {
 		add("LOG_SERVICE", "1")
 	}
 	num("SOCKET_COUNT", uint32(len(e.Listeners)))
+	if e.ControlFD > 0 {
+		num(ControlEnv, uint32(e.ControlFD))
+	}
 	return e.Restrict.AppendEnv(environ)
 }

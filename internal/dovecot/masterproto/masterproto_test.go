@@ -140,11 +140,66 @@ func TestStatusRecord(t *testing.T) {
 	}
 }
 
+// The control channel's packets, both ways.
+func TestControl(t *testing.T) {
+	order := Order{ControlKick, 7, []string{"al*\tx", "192.0.2.0/24"}}
+	b := order.Append(nil)
+	if string(b) != "KICK\t7\tal*\x01tx\t192.0.2.0/24" {
+		t.Errorf("%q", b)
+	}
+	if got, err := ParseOrder(b); err != nil || !reflect.DeepEqual(got, order) {
+		t.Errorf("%+v %v", got, err)
+	}
+	for _, bad := range []string{"", "KICK", "KICK\tx", "KICK\t-1\ta", "KICK\t1\t" + strings.Repeat("x", MaxControl)} {
+		if o, err := ParseOrder([]byte(bad)); err == nil {
+			t.Errorf("%.40q: %+v", bad, o)
+		}
+	}
+	if tag, fields, ready, err := ParseAnswer(AppendAnswer(nil, 7, "3")); tag != 7 || !slices.Equal(fields, []string{"3"}) || ready || err != nil {
+		t.Errorf("%d %q %v %v", tag, fields, ready, err)
+	}
+	if tag, fields, _, err := ParseAnswer(AppendAnswer(nil, 7)); tag != 7 || len(fields) > 0 || err != nil {
+		t.Errorf("%d %q %v", tag, fields, err)
+	}
+	if _, _, ready, err := ParseAnswer([]byte(ControlReady)); !ready || err != nil {
+		t.Errorf("READY: %v %v", ready, err)
+	}
+	if _, _, _, err := ParseAnswer([]byte("x")); err == nil {
+		t.Error("x is an answer")
+	}
+	for _, bad := range []string{"", "x", "6", "8", "70000"} { // 7 and 8 are listeners
+		env := []string{"DOVECOT_CHILD_PROCESS=1", "GENERATION=7", "CLIENT_LIMIT=5", "SOCKET_COUNT=2", "SOCKET0_SETTINGS=a", "SOCKET1_SETTINGS=b", ControlEnv + "=" + bad}
+		if e, err := ParseEnv(env); err == nil {
+			t.Errorf("%s=%q: %+v", ControlEnv, bad, e)
+		}
+	}
+}
+
+func FuzzParseOrder(f *testing.F) {
+	f.Add([]byte("KICK\t1\talice\t10.0.0.0/8"))
+	f.Add([]byte("LOGS\t18446744073709551615\t/var/log/\x01t"))
+	f.Add([]byte("7\t3"))
+	f.Add([]byte("READY"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if o, err := ParseOrder(b); err == nil {
+			if again, err := ParseOrder(o.Append(nil)); err == nil && !reflect.DeepEqual(again, o) {
+				t.Fatalf("%q: %+v became %+v", b, o, again)
+			}
+		}
+		if tag, fields, ready, err := ParseAnswer(b); err == nil && !ready {
+			if tag2, fields2, _, err := ParseAnswer(AppendAnswer(nil, tag, fields...)); err == nil && (tag2 != tag || !slices.Equal(fields2, fields)) {
+				t.Fatalf("%q: %d %q became %d %q", b, tag, fields, tag2, fields2)
+			}
+		}
+	})
+}
+
 func FuzzParseEnv(f *testing.F) {
 	for _, file := range []string{"testdata/login.environ", "testdata/submission.environ"} {
 		f.Add(strings.Join(environ(f, file), "\x00"))
 	}
 	f.Add("DOVECOT_CHILD_PROCESS=1\x00GENERATION=1\x00CLIENT_LIMIT=1\x00SOCKET_COUNT=1\x00SOCKET0_SETTINGS=\x01t\x01\tssl")
+	f.Add("DOVECOT_CHILD_PROCESS=1\x00GENERATION=1\x00CLIENT_LIMIT=1\x00SOCKET_COUNT=0\x00DOVETAIL_CONTROL_FD=9")
 	f.Fuzz(func(t *testing.T, text string) {
 		e, err := ParseEnv(strings.Split(text, "\x00"))
 		if err != nil {

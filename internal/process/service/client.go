@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"runtime"
 	"strings"
 	"sync"
@@ -21,8 +22,12 @@ type Client struct {
 
 	ctx          context.Context
 	cancel       context.CancelCauseFunc
-	older, newer *Client // guarded by Process.mu
-	drop         func()  // guarded by Process.mu
+	older, newer *Client    // guarded by Process.mu
+	drop         func()     // guarded by Process.mu
+	user         string     // guarded by Process.mu; "" before Identify
+	addr         netip.Addr // guarded by Process.mu
+	kicked       bool       // guarded by Process.mu
+	left         bool       // guarded by Process.mu; Serve has returned
 
 	mu       sync.Mutex
 	onPanic  func() // guarded by mu
@@ -41,6 +46,16 @@ func (c *Client) Droppable(drop func()) {
 	if p.full && drop != nil {
 		p.changed.Broadcast()
 	}
+}
+
+// Identify says whose session this is, and from which address (the zero Addr if that is not
+// known), for an admin who ends some of the process's sessions: their contexts are cancelled
+// with ErrShutdown as cause. Before, and for user "", the session can only end with all.
+func (c *Client) Identify(user string, addr netip.Addr) {
+	p := c.Process
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.user, c.addr = user, addr.Unmap().WithZone("")
 }
 
 // OnPanic sets what is done before the connection is closed when one of the client's
@@ -145,6 +160,7 @@ func (p *Process) finished(c *Client) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.unlinkLocked(c)
+	c.left = true
 	p.active--
 	if p.counted && p.left > 0 {
 		p.left--

@@ -44,7 +44,8 @@ func (p *Process) inherit() {
 	if unix.CloseRange(first, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) == nil {
 		return
 	}
-	for fd := first; fd < masterproto.FirstListenerFD+len(p.Env.Listeners); fd++ {
+	last := max(masterproto.FirstListenerFD+len(p.Env.Listeners)-1, p.Env.ControlFD)
+	for fd := first; fd <= last; fd++ {
 		unix.CloseOnExec(fd)
 	}
 }

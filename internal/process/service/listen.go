@@ -23,10 +23,15 @@ func (p *Process) open() error {
 	}
 	var files []*os.File
 	var words []masterproto.Listener
+	var pipes []int
 	for i, l := range p.Env.Listeners {
 		fd := masterproto.FirstListenerFD + i
 		listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 		if errors.Is(err, unix.ENOTSOCK) {
+			if p.program.Pipe != nil {
+				pipes = append(pipes, i)
+				continue
+			}
 			p.log().Warning("listener %s is a fifo, which has no clients: ignored", l.Name)
 			unix.Close(fd)
 			continue
@@ -43,11 +48,19 @@ func (p *Process) open() error {
 		files = append(files, os.NewFile(uintptr(fd), l.Name))
 		words = append(words, l)
 	}
+	for _, i := range pipes { // reading must not need a thread
+		if err := unix.SetNonblock(masterproto.FirstListenerFD+i, true); err != nil {
+			return &os.PathError{Op: "listener", Path: p.Env.Listeners[i].Name, Err: err}
+		}
+	}
 	p.isOpen = true
 	p.listeners = files
 	p.settleLocked()
 	for i, f := range files {
 		go p.accept(f, words[i])
+	}
+	for _, i := range pipes {
+		go p.program.Pipe(p, i, os.NewFile(uintptr(masterproto.FirstListenerFD+i), p.Env.Listeners[i].Name)) // ends with it
 	}
 	return nil
 }

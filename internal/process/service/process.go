@@ -17,13 +17,14 @@ import (
 	dovelog "dovetail/internal/dovecot/log"
 	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/process/event"
+	"dovetail/internal/process/pace"
 	"dovetail/internal/process/privs"
 )
 
 // Constants but for tests, which do not wait that long.
 var (
-	// shutdownDelay is how long clients may stay after a reload or stop (clause P1.6.3).
-	shutdownDelay = 30 * time.Second
+	// shutdownDelay is how long clients may stay without a master (clause P1.6.3).
+	shutdownDelay = 30 * time.Second / pace.Haste
 
 	// A session that was told to end has endDelay to say so, then its connection is
 	// closed, and after closeDelay the process ends without it. After a reload the
@@ -65,6 +66,8 @@ type Process struct {
 	hasEnded        bool            // guarded by mu; ended is closed
 	cancelled       bool            // guarded by mu; sessions have been told to end
 	shutdownClients bool            // guarded by mu
+	unwanted        bool            // guarded by mu; the dead pipe, or the status pipe, is broken
+	controlled      bool            // guarded by mu; our own master is there, see control.go
 	deadTimer       *time.Timer     // guarded by mu; runs from the master's death to cancelSessions
 	full            bool            // guarded by mu; all processes of the service are full
 	dropping        *Client         // guarded by mu; told to make room
@@ -269,12 +272,19 @@ func (p *Process) availableLocked() uint32 {
 }
 
 // masterGone is what the dead pipe, and a status pipe that nobody reads, mean: a reload or
-// a stop (clause P1.6).
+// a stop (clause P1.6). Which of the two it is only our own master lets a process know: its
+// control channel outlives a reload, and so may sessions.
 func (p *Process) masterGone() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.unwanted = true
 	p.retireLocked()
-	if p.deadTimer == nil && !p.hasEnded {
+	p.abandonedLocked()
+}
+
+// abandonedLocked gives the sessions of a process that has no master any more a last while.
+func (p *Process) abandonedLocked() {
+	if p.unwanted && !p.controlled && p.deadTimer == nil && !p.hasEnded {
 		p.deadTimer = time.AfterFunc(shutdownDelay, func() {
 			p.mu.Lock()
 			yes := p.shutdownClients

@@ -13,12 +13,14 @@
 //	Program.Start                   without root (a worker: still root, see Process.Drop)
 //	first status record             the master now counts on this process
 //	Program.Serve                   one goroutine a client, until retired
+//	Program.Pipe                    one goroutine for each listener that is no socket
 //	exit 0                          when the last client is gone
 //
 // What makes a process retire (no new clients, listeners closed, exit 0 when the last
 // client leaves): the dead pipe, SIGQUIT, service_count, a panic, Process.Retire. SIGTERM
 // also ends the clients, with ErrShutdown as the cause of their contexts; so does the dead
-// pipe after 30 s unless shutdown_clients is no.
+// pipe after 30 s unless shutdown_clients is no. Under our own master a reload is no reason
+// for that, and single sessions can be ended (see control.go).
 package service
 
 import (
@@ -64,6 +66,12 @@ type Program struct {
 	// cause when the session must end with 421; a session that has not ended 5 s later
 	// is cut off.
 	Serve func(ctx context.Context, c *Client)
+
+	// Pipe reads a listener that is no socket: a fifo, or a pipe of the master's; i is its
+	// place in p.Env.Listeners. It takes f, which is non-blocking, runs in a goroutine of
+	// its own as soon as the process is ready, and ends when it likes: it counts as no
+	// client, and keeps no process. Without it such a listener is ignored, with a warning.
+	Pipe func(p *Process, i int, f *os.File)
 }
 
 // ErrShutdown is the cause of a client's context when the process has to end. The client
@@ -169,6 +177,9 @@ func (p *Process) start(args []string) error {
 	p.checkVersion()
 	limitMemory()
 	if err := p.catchSignals(); err != nil {
+		return err
+	}
+	if err := p.openControl(); err != nil {
 		return err
 	}
 	if err := p.watchDeadPipe(); err != nil {

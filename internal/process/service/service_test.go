@@ -138,9 +138,16 @@ func TestSeveralListeners(t *testing.T) {
 	}
 }
 
-// A fifo among the listeners is no client's way in, and no trouble.
+// A fifo among the listeners is no client's way in, and no trouble; a program that wants to
+// reads it.
 func TestFifoListener(t *testing.T) {
-	s := self(t)
+	for _, args := range [][]string{nil, {"-pipe"}} {
+		t.Run(fmt.Sprint(args), func(t *testing.T) { fifoListener(t, args) })
+	}
+}
+
+func fifoListener(t *testing.T, args []string) {
+	s := self(t, args...)
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
@@ -151,9 +158,24 @@ func TestFifoListener(t *testing.T) {
 	}
 	s.Add(f, masterproto.Listener{Name: "a-fifo"})
 	addr := s.TCP(tcpListener())
-	s.Start()
-	echoclient.Connect(t, addr).Want("x", "250 x")
-	s.AwaitLog("echo: Warning: listener a-fifo is a fifo")
+	c := s.Start()
+	x := echoclient.Connect(t, addr)
+	x.Want("x", "250 x")
+	if args == nil {
+		s.AwaitLog("echo: Warning: listener a-fifo is a fifo")
+		return
+	}
+	for _, line := range []string{"one", "two"} {
+		if err := os.WriteFile(path, []byte(line+"\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+		s.AwaitLog("echo: Info: a-fifo: " + line)
+	}
+	x.Want("QUIT", "221 Bye")
+	c.Signal(syscall.SIGINT) // the fifo keeps no process
+	if status := c.AwaitExit(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
 }
 
 // All processes of a service poll the same sockets; each client gets one of them.

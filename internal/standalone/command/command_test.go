@@ -10,51 +10,10 @@ import (
 
 	"dovetail/internal/process/privs"
 	"dovetail/internal/standalone/master"
+	"dovetail/internal/usermask"
 
 	"github.com/google/go-cmp/cmp"
 )
-
-func TestWildcard(t *testing.T) {
-	for _, c := range []struct {
-		pattern, s string
-		want       bool
-	}{
-		{"", "", true}, {"", "a", false}, {"*", "", true}, {"*", "abc", true}, {"a*", "abc", true}, {"*c", "abc", true},
-		{"a*c", "abc", true}, {"a*d", "abc", false}, {"?", "", false}, {"?", "a", true}, {"a?c", "abc", true},
-		{"*@example.org", "alice@example.org", true}, {"*a*b*", "xaxbx", true}, {"*a*b*", "xbxax", false}, {"**", "x", true},
-		{"a*a*a*a*a*a*a*b", strings.Repeat("a", 200), false},
-	} {
-		if got := wildcard(c.pattern, c.s); got != c.want {
-			t.Errorf("%q matches %q: %v", c.pattern, c.s, got)
-		}
-	}
-}
-
-func TestMasks(t *testing.T) {
-	m, err := parseMask([]string{"Ali*", "192.0.2.0/24"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for user, want := range map[string]bool{"alice": true, "ALINA": true, "bob": false} {
-		if got := m.matches(session{user: user, addr: netip.MustParseAddr("192.0.2.7")}); got != want {
-			t.Errorf("%s: %v", user, got)
-		}
-	}
-	if m.matches(session{user: "alice", addr: netip.MustParseAddr("198.51.100.1")}) || m.matches(session{user: "alice"}) {
-		t.Error("another network, or none, matches")
-	}
-	if m, err := parseMask([]string{"12345"}); err != nil || m.user != "12345" {
-		t.Errorf("digits: %+v %v", m, err)
-	}
-	if m, err := parseMask([]string{"2001:db8::1"}); err != nil || m.net.String() != "2001:db8::1/128" {
-		t.Errorf("an address: %+v %v", m, err)
-	}
-	for _, args := range [][]string{{"a", "b"}, {"10.0.0.0/8", "::1"}} {
-		if _, err := parseMask(args); err == nil {
-			t.Errorf("%v is accepted", args)
-		}
-	}
-}
 
 // Processes that several users share are ended only when all of them are meant, or by
 // force; those that ended the sessions themselves are left alone.
@@ -65,8 +24,8 @@ func TestPlanOfKick(t *testing.T) {
 		{user: "carol", pid: 3, count: 1},
 		{user: "alice", pid: 4, count: 1, addr: netip.MustParseAddr("::1")}, {user: "alice", pid: 4, count: 3},
 	}
-	m := mask{user: "alice"}
-	plan := func(m mask, done []int, force bool) (pids []int, counts []int, shared []string) {
+	m := usermask.Mask{User: "alice"}
+	plan := func(m usermask.Mask, done []int, force bool) (pids []int, counts []int, shared []string) {
 		p, shared := planKick(all, m, done, force)
 		for _, s := range p {
 			pids, counts = append(pids, s.pid), append(counts, s.count)
@@ -82,7 +41,7 @@ func TestPlanOfKick(t *testing.T) {
 	if pids, _, shared := plan(m, []int{1, 4}, false); !slices.Equal(pids, []int{2}) || len(shared) > 0 {
 		t.Errorf("with some done: %v %v", pids, shared)
 	}
-	if pids, _, _ := plan(mask{user: "nobody"}, nil, true); len(pids) > 0 {
+	if pids, _, _ := plan(usermask.Mask{User: "nobody"}, nil, true); len(pids) > 0 {
 		t.Errorf("nobody: %v", pids)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"text/tabwriter"
 
 	"golang.org/x/sys/unix"
+
+	"dovetail/internal/usermask"
 )
 
 // A session is one line of anvil's table: sessions of one user, from one address, in one
@@ -72,67 +74,8 @@ func parseSession(row []string) (session, error) {
 	return s, nil
 }
 
-// A mask says which sessions are meant.
-type mask struct {
-	user string       // with * and ?; "" is any
-	net  netip.Prefix // the zero Prefix is any
-}
-
-// parseMask takes a user mask and a network, each at most once, in any order. A word of
-// digits is a user, as for doveadm.
-func parseMask(args []string) (mask, error) {
-	var m mask
-	for _, a := range args {
-		if p, ok := network(a); ok {
-			if m.net.IsValid() {
-				return m, errors.New("only one network can be given")
-			}
-			m.net = p
-			continue
-		}
-		if m.user != "" {
-			return m, errors.New("only one user mask can be given")
-		}
-		m.user = a
-	}
-	return m, nil
-}
-
-// network parses ADDRESS or ADDRESS/BITS.
-func network(s string) (netip.Prefix, bool) {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return netip.PrefixFrom(addr, addr.BitLen()), true
-	}
-	p, err := netip.ParsePrefix(s)
-	return p.Masked(), err == nil
-}
-
-func (m mask) matches(s session) bool {
-	return (m.user == "" || wildcard(strings.ToLower(m.user), strings.ToLower(s.user))) &&
-		(!m.net.IsValid() || m.net.Contains(s.addr))
-}
-
-// wildcard says whether s matches the pattern with * and ?.
-func wildcard(pattern, s string) bool {
-	star, mark := -1, 0
-	p, i := 0, 0
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, mark = p, i
-			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
-			p++
-			i++
-		case star >= 0: // the last * takes one more
-			mark++
-			p, i = star+1, mark
-		default:
-			return false
-		}
-	}
-	return strings.Trim(pattern[p:], "*") == ""
-}
+// means says whether m means s.
+func means(m usermask.Mask, s session) bool { return m.Matches(s.user, s.addr) }
 
 // runWho is `dovetail who`, in the form of doveadm's.
 func runWho(c *call) int {
@@ -141,7 +84,7 @@ func runWho(c *call) int {
 	if err != nil {
 		return usage(err)
 	}
-	m, err := parseMask(args)
+	m, err := usermask.Parse(args)
 	if err != nil {
 		c.error("%v", err)
 		return exitUsage
@@ -163,7 +106,7 @@ func runWho(c *call) int {
 		fmt.Fprintln(tw, "username\tproto\tpid\tip")
 		for _, s := range all {
 			for range s.count {
-				if m.matches(s) {
+				if means(m, s) {
 					fmt.Fprintf(tw, "%s\t%s\t%d\t%s\n", printable(s.user), printable(s.service), s.pid, ip(s.addr))
 				}
 			}
@@ -171,7 +114,7 @@ func runWho(c *call) int {
 	} else {
 		fmt.Fprintln(tw, "username\t#\tproto\t(pids)\t(ips)")
 		for _, u := range byUser(all) {
-			if slices.ContainsFunc(u, m.matches) {
+			if slices.ContainsFunc(u, func(s session) bool { return means(m, s) }) {
 				fmt.Fprintln(tw, u.line())
 			}
 		}
@@ -239,7 +182,7 @@ func runKick(c *call) int {
 	if err != nil {
 		return usage(err)
 	}
-	m, err := parseMask(args)
+	m, err := usermask.Parse(args)
 	if err == nil && len(args) == 0 {
 		err = errors.New("a user, a network, or both must be given")
 	}
@@ -260,7 +203,7 @@ func runKick(c *call) int {
 }
 
 // kick returns how many sessions were ended.
-func (c *call) kick(m mask, force bool) (int, error) {
+func (c *call) kick(m usermask.Mask, force bool) (int, error) {
 	base, err := c.baseDir()
 	if err != nil {
 		return 0, err
@@ -276,7 +219,7 @@ func (c *call) kick(m mask, force bool) (int, error) {
 	var kicked []string
 	plan, shared := planKick(all, m, done, force)
 	for _, s := range all {
-		if m.matches(s) && slices.Contains(done, s.pid) {
+		if means(m, s) && slices.Contains(done, s.pid) {
 			kicked = append(kicked, printable(s.user))
 		}
 	}
@@ -305,9 +248,9 @@ func (c *call) kick(m mask, force bool) (int, error) {
 // planKick returns the sessions, one for a pid, whose processes are to be ended as a
 // whole, and the users who keep others from being ended. done are the pids that have been
 // taken care of.
-func planKick(all []session, m mask, done []int, force bool) (plan []session, shared []string) {
+func planKick(all []session, m usermask.Mask, done []int, force bool) (plan []session, shared []string) {
 	for i, s := range all {
-		first := slices.IndexFunc(all, func(o session) bool { return o.pid == s.pid && m.matches(o) })
+		first := slices.IndexFunc(all, func(o session) bool { return o.pid == s.pid && means(m, o) })
 		if first != i || slices.Contains(done, s.pid) {
 			continue
 		}
@@ -319,7 +262,7 @@ func planKick(all []session, m mask, done []int, force bool) (plan []session, sh
 				continue
 			}
 			whole.count += o.count
-			if !m.matches(o) {
+			if !means(m, o) {
 				others = append(others, printable(o.user))
 			}
 		}
@@ -335,7 +278,7 @@ func planKick(all []session, m mask, done []int, force bool) (plan []session, sh
 
 // askKick has the master ask its processes. It returns the number of sessions ended, and
 // the pids that could be asked.
-func askKick(base string, m mask) (count int, pids []int, err error) {
+func askKick(base string, m usermask.Mask) (count int, pids []int, err error) {
 	c, err := askMaster(base)
 	if err != nil {
 		return 0, nil, err
@@ -344,11 +287,7 @@ func askKick(base string, m mask) (count int, pids []int, err error) {
 	if err := c.greeting(); err != nil {
 		return 0, nil, err
 	}
-	network := ""
-	if m.net.IsValid() {
-		network = m.net.String()
-	}
-	if err := c.send("KICK", m.user, network); err != nil {
+	if err := c.send("KICK", m.User, m.Network()); err != nil {
 		return 0, nil, err
 	}
 	line, err := c.line()

@@ -17,7 +17,6 @@ import (
 
 	"dovetail/internal/dovecot/log"
 	"dovetail/internal/dovecot/masterproto"
-	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/process/event"
 )
 
@@ -313,20 +312,12 @@ func (r *role) serveErrors() {
 	}
 }
 
-// control serves the control channel of our master (package master): after SIGUSR1 it
-// opens the log files, as this process has no right to, and sends them.
-//
-//	C: READY
-//	M: LOGS <tag> <path>...   + one descriptor for each path
-//	C: <tag> 1
+// control serves the control channel of our master (package masterproto): after SIGUSR1 the
+// master opens the log files, as this process has no right to, and sends them.
 func (r *role) control() error {
-	text := os.Getenv("DOVETAIL_CONTROL_FD")
-	if text == "" {
+	fd := r.env.ControlFD
+	if fd == 0 {
 		return nil // another master
-	}
-	fd, err := strconv.Atoi(text)
-	if err != nil || fd < masterproto.FirstListenerFD {
-		return fmt.Errorf("%q is not a descriptor", text)
 	}
 	unix.CloseOnExec(fd)
 	if err := unix.SetNonblock(fd, true); err != nil {
@@ -336,45 +327,52 @@ func (r *role) control() error {
 	if err != nil {
 		return err
 	}
-	if _, err := unix.Write(fd, []byte("READY")); err != nil {
+	if _, err := unix.Write(fd, []byte(masterproto.ControlReady)); err != nil {
 		return err
 	}
 	go func() { // ends with the master
-		var b [maxControl]byte
+		b := make([]byte, masterproto.MaxControl+1)
 		oob := make([]byte, unix.CmsgSpace(maxControlFDs*4))
 		for {
 			var n, oobn int
 			rerr := raw.Read(func(fd uintptr) bool {
-				n, oobn, _, _, err = unix.Recvmsg(int(fd), b[:], oob, unix.MSG_CMSG_CLOEXEC)
+				n, oobn, _, _, err = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC)
 				return err != unix.EAGAIN
 			})
-			if rerr != nil || n == 0 || err != nil && err != unix.EINTR {
+			if err == unix.EINTR {
+				continue
+			}
+			if rerr != nil || n <= 0 || err != nil {
 				return
 			}
-			words := tabline.Split(strings.TrimSuffix(string(b[:n]), "\n"))
 			fds := rights(oob[:oobn])
-			answer := ""
-			if len(words) >= 2 {
-				answer = words[1]
-			}
-			if len(words) >= 2 && words[0] == "LOGS" && len(words)-2 == len(fds) {
-				for i, path := range words[2:] {
-					if !r.out.Replace(path, fds[i]) {
-						r.log.Error("%s is none of the log files", path)
-					}
+			if o, err := masterproto.ParseOrder(b[:n]); err != nil {
+				r.log.Error("%v", err)
+			} else {
+				var fields []string
+				if o.Word == masterproto.ControlLogs && len(o.Args) == len(fds) {
+					r.replace(o.Args, fds)
+					fds, fields = nil, []string{"1"}
 				}
-				fds = nil
-				answer += "\t1"
+				if _, err := unix.Write(fd, masterproto.AppendAnswer(nil, o.Tag, fields...)); err != nil {
+					r.log.Error("control channel: %v", err)
+				}
 			}
 			for _, f := range fds {
 				unix.Close(f)
 			}
-			if _, err := unix.Write(fd, []byte(answer)); err != nil {
-				r.log.Error("control channel: %v", err)
-			}
 		}
 	}()
 	return nil
+}
+
+// replace takes the log files into use that the master has opened.
+func (r *role) replace(paths []string, fds []int) {
+	for i, path := range paths {
+		if !r.out.Replace(path, fds[i]) {
+			r.log.Error("%s is none of the log files", path)
+		}
+	}
 }
 
 // rights returns the descriptors that came with a message.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/process/privs"
 )
@@ -218,7 +219,7 @@ func (m *Master) kick(args []string, answer func(string)) {
 		return
 	}
 	for _, p := range asked {
-		p.control.ask("KICK", args, nil, func(fields []string, err error) {
+		p.control.ask(masterproto.ControlKick, args, nil, func(fields []string, err error) {
 			var n int
 			if err == nil && len(fields) > 0 {
 				if _, err := fmt.Sscanf(fields[0], "%d", &n); err == nil && n >= 0 {

@@ -222,14 +222,14 @@ func (e *echoProcess) serve(c net.Conn) {
 
 // control answers KICK with the number of clients, and closes them.
 func (e *echoProcess) control() {
-	fd, err := strconv.Atoi(os.Getenv(ControlEnv))
+	fd, err := strconv.Atoi(os.Getenv(masterproto.ControlEnv))
 	if err != nil {
 		return
 	}
 	unix.SetNonblock(fd, false)
 	unix.Write(fd, []byte("READY"))
 	for {
-		b := make([]byte, maxControl)
+		b := make([]byte, masterproto.MaxControl)
 		n, err := unix.Read(fd, b)
 		if err != nil || n == 0 {
 			return

@@ -2,39 +2,15 @@ package master
 
 import (
 	"errors"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/dovecot/masterproto"
 )
 
-// The control channel is this project's own addition to the contract: a socketpair
-// (SOCK_SEQPACKET) to each process that runs a program of the project. The process knows
-// its end from DOVETAIL_CONTROL_FD, and does without it under Dovecot's master. One packet
-// is one line without LF, its fields separated by TAB and escaped (package tabline):
-//
-//	C: READY                               once, by a process that knows this protocol
-//	M: KICK <tag> <user mask> <network>    end these sessions with 421 4.3.2
-//	C: <tag> <count>                       so many were
-//	M: LOGS <tag>                          + up to 3 descriptors, to the log process: log,
-//	                                       info and debug file, opened anew
-//	C: <tag> 1
-//
-// A mask is of user names, with * and ?, without regard to case; network is an address or
-// address/bits. Either may be empty: any. tag is a number that the answer repeats. An
-// order that a process does not know it answers with the tag alone. Before READY nothing
-// is asked.
-//
-// The point of it is a worker that serves several users: SIGTERM, the only word of
-// Dovecot's own contract, would end all of them.
-
-const (
-	controlTimeout = 5 * time.Second // for an answer
-	maxControl     = 4096            // bytes of a packet
-)
+// controlTimeout is how long an answer may take. The protocol is package masterproto's.
+const controlTimeout = 5 * time.Second
 
 var errNoAnswer = errors.New("no answer")
 
@@ -82,15 +58,16 @@ func (c *control) ask(order string, args []string, fds []int, done func(answer [
 	}
 	c.lastTag++
 	tag := c.lastTag
-	line := order + "\t" + strconv.FormatUint(tag, 10)
-	for _, a := range args {
-		line += "\t" + tabline.Escape(a)
+	line := masterproto.Order{Word: order, Tag: tag, Args: args}.Append(nil)
+	if len(line) > masterproto.MaxControl {
+		done(nil, unix.EMSGSIZE)
+		return
 	}
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
-	if err := unix.Sendmsg(c.fd, []byte(line), rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT); err != nil {
+	if err := unix.Sendmsg(c.fd, line, rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT); err != nil {
 		done(nil, err)
 		return
 	}
@@ -109,7 +86,7 @@ func (c *control) answer(tag uint64, fields []string, err error) {
 
 // read takes one answer.
 func (c *control) read() {
-	var b [maxControl]byte
+	var b [masterproto.MaxControl + 1]byte
 	n, err := unix.Read(c.fd, b[:])
 	switch {
 	case err == unix.EAGAIN || err == unix.EINTR:
@@ -118,14 +95,12 @@ func (c *control) read() {
 		c.close()
 		return
 	}
-	fields := tabline.Split(strings.TrimSuffix(string(b[:n]), "\n"))
-	if fields[0] == "READY" {
+	tag, fields, ready, err := masterproto.ParseAnswer(b[:n])
+	switch {
+	case err != nil: // nobody is waiting for that
+	case ready:
 		c.ready = true
-		return
+	default:
+		c.answer(tag, fields, nil)
 	}
-	tag, err := strconv.ParseUint(fields[0], 10, 64)
-	if err != nil {
-		return
-	}
-	c.answer(tag, fields[1:], nil)
 }

@@ -436,7 +436,7 @@ func (m *Master) sendLogs(g *generation, p *process) {
 	if len(fds) == 0 {
 		return
 	}
-	p.control.ask("LOGS", paths, fds, func(_ []string, err error) {
+	p.control.ask(masterproto.ControlLogs, paths, fds, func(_ []string, err error) {
 		if err != nil {
 			m.log.Error("log process %d did not take the log files: %v", p.pid, err)
 		}

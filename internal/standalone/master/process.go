@@ -18,10 +18,6 @@ import (
 // closed in ProcAttr.Files is a descriptor that the child does not have.
 const closed = ^uintptr(0)
 
-// ControlEnv names the descriptor of the control channel in the environment of the
-// project's own programs; see control.go.
-const ControlEnv = "DOVETAIL_CONTROL_FD"
-
 // A process is a child.
 type process struct {
 	service     *service
@@ -151,18 +147,18 @@ func (c *child) start() (pid int, err error) {
 			}
 		}
 	}
-	env := c.environ()
+	controlFD := 0
 	if s.Own {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
 			return 0, fmt.Errorf("socketpair() failed: %w", err)
 		}
 		c.close = append(c.close, pair[1])
-		env = append(env, fmt.Sprintf("%s=%d", ControlEnv, len(c.files)))
+		controlFD = len(c.files)
 		c.files = append(c.files, uintptr(pair[1]))
 		c.p.control = newControl(m, pair[0])
 	}
-	attr := &syscall.ProcAttr{Dir: s.gen.cfg.BaseDir, Env: env, Files: c.files, Sys: &syscall.SysProcAttr{}}
+	attr := &syscall.ProcAttr{Dir: s.gen.cfg.BaseDir, Env: c.environ(controlFD), Files: c.files, Sys: &syscall.SysProcAttr{}}
 	if s.DropPrivBeforeExec && !s.gen.cfg.Unprivileged {
 		attr.Sys.Credential = s.credential()
 	}
@@ -183,7 +179,7 @@ func (c *child) add(fd int, name string) {
 }
 
 // environ is the whole environment of the child (clause P1.2).
-func (c *child) environ() []string {
+func (c *child) environ(controlFD int) []string {
 	s, m, cfg := c.s, c.s.gen.m, c.s.gen.cfg
 	preserved, names := m.imported(cfg)
 	e := masterproto.Env{
@@ -193,6 +189,7 @@ func (c *child) environ() []string {
 		Version: cfg.Version, Hostname: cfg.Hostname, HostDomain: cfg.HostDomain,
 		LogDebug: cfg.LogDebug, LogService: s.Type != Log,
 		Listeners: c.names, Restrict: s.restrict(cfg.Unprivileged), PreserveEnvs: names,
+		ControlFD: controlFD,
 	}
 	switch s.Type {
 	case Settings:

@@ -124,9 +124,13 @@ func (s *service) monitorStop() {
 	s.notify.stop()
 }
 
-// stopAndClose is monitorStop for a service that an admin stops: nobody listens any more.
+// stopAndClose is monitorStop for a service that an admin stops: nobody listens any more,
+// and to its processes it is as if the master had ended.
 func (s *service) stopAndClose() {
 	s.monitorStop()
+	for _, p := range s.processes {
+		p.control.close()
+	}
 	for _, k := range s.sockets {
 		k.close()
 	}

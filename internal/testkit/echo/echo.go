@@ -11,8 +11,11 @@
 //	C: RETIRE           S: 250; the process takes no more clients
 //	C: TITLE <text>     S: 250; changes the process's title
 //	C: EXEC <program>   S: what it writes to its standard output, without line ends
+//	C: USER <name> <ip> S: 250; says whose session this is
 //	C: MEMLIMIT         S: 250 <the collector's limit>
 //	C: anything else    S: 250 <the same>
+//
+// With -pipe it logs the lines of fifos, with the fifo's name.
 //
 // When the session must end it says 421 4.3.2, when it is dropped 421 4.0.0, after a panic
 // 421 4.3.0.
@@ -24,6 +27,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime/debug"
@@ -70,13 +74,23 @@ func Program() service.Program {
 		Serve: serve,
 	}
 	for _, a := range os.Args {
-		if a == "-drop" {
+		switch a {
+		case "-drop":
 			p.DropAtStart = true
+		case "-pipe":
+			p.Pipe = pipe
 		}
 	}
 	next := p.Flags
-	p.Flags = func(fs *flag.FlagSet) { next(fs); fs.Bool("drop", false, "") }
+	p.Flags = func(fs *flag.FlagSet) { next(fs); fs.Bool("drop", false, ""); fs.Bool("pipe", false, "") }
 	return p
+}
+
+func pipe(p *service.Process, i int, f *os.File) {
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		p.Log.Info("%s: %s", p.Env.Listeners[i].Name, lines.Text())
+	}
 }
 
 const idle = 60 * time.Second
@@ -127,6 +141,11 @@ func serve(ctx context.Context, c *service.Client) {
 		case "EXEC":
 			out, err := exec.Command("/bin/sh", "-c", arg).CombinedOutput()
 			say("250 %s %v", strings.Join(strings.Fields(string(out)), " "), err)
+		case "USER":
+			name, ip, _ := strings.Cut(arg, " ")
+			addr, _ := netip.ParseAddr(ip)
+			c.Identify(name, addr)
+			say("250 %s", name)
 		case "MEMLIMIT":
 			say("250 %d", debug.SetMemoryLimit(-1))
 		default:

@@ -36,6 +36,7 @@ type Service struct {
 	Environ []string // besides Env
 	Dir     string   // working directory; "" is a directory of the test's
 	Login   bool     // pass the full flag
+	Control bool     // be our own master: pass a control channel
 
 	t         testing.TB
 	listeners []*os.File
@@ -147,6 +148,7 @@ type Child struct {
 	PID int
 
 	s    *Service
+	ctl  *os.File // our end of the control channel; nil without
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	err  error         // of Wait; read after done
@@ -164,6 +166,17 @@ func (s *Service) Start() *Child {
 		s.notify = f
 		s.t.Cleanup(func() { f.Close() })
 	}
+	var ctl, theirs *os.File
+	if s.Control {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		ctl, theirs = os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control of the child")
+		defer theirs.Close()
+		s.t.Cleanup(func() { ctl.Close() })
+		s.Env.ControlFD = masterproto.FirstListenerFD + len(s.listeners)
+	}
 	cmd := exec.Command(s.Path)
 	cmd.Args = s.Args
 	cmd.Env = append(s.Env.Append(nil), s.Environ...)
@@ -176,10 +189,13 @@ func (s *Service) Start() *Child {
 	defer null.Close()
 	// Descriptor 3 is anvil's, which has a test of its own; 4 is closed without Login.
 	cmd.ExtraFiles = append([]*os.File{null, s.notify, s.statusW, s.deadW}, s.listeners...)
+	if theirs != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, theirs)
+	}
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	c := &Child{PID: cmd.Process.Pid, s: s, cmd: cmd, done: make(chan struct{})}
+	c := &Child{PID: cmd.Process.Pid, s: s, ctl: ctl, cmd: cmd, done: make(chan struct{})}
 	go func() { // ends with the process
 		c.err = cmd.Wait()
 		close(c.done)
@@ -196,6 +212,38 @@ func (s *Service) Start() *Child {
 	})
 	return c
 }
+
+// Hear returns the next packet of the control channel.
+func (c *Child) Hear() string {
+	c.s.t.Helper()
+	b := make([]byte, masterproto.MaxControl)
+	if err := c.ctl.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+		c.s.t.Fatal(err)
+	}
+	n, err := c.ctl.Read(b)
+	if err != nil {
+		c.s.t.Fatalf("control channel: %v", err)
+	}
+	return string(b[:n])
+}
+
+// Tell sends a packet by the control channel.
+func (c *Child) Tell(packet string) {
+	c.s.t.Helper()
+	if _, err := c.ctl.Write([]byte(packet)); err != nil {
+		c.s.t.Fatalf("control channel: %v", err)
+	}
+}
+
+// Ask sends a packet by the control channel, and returns the answer.
+func (c *Child) Ask(packet string) string {
+	c.s.t.Helper()
+	c.Tell(packet)
+	return c.Hear()
+}
+
+// Orphan closes the control channel, as the end of our master does.
+func (c *Child) Orphan() { c.ctl.Close() }
 
 // Die closes the dead pipe, as a reload or stop does.
 func (s *Service) Die() { s.deadR.Close() }
