@@ -173,6 +173,7 @@ func (w *worker) serve(ctx context.Context, cl *service.Client) {
 	ident := anvil.Ident{Service: "submission", IP: ipText(u.remote), User: u.name}
 	w.anvil.Connect(os.Getpid(), ident)
 	defer w.anvil.Disconnect(os.Getpid(), ident)
+	cl.Identify(u.name, u.remote.Addr()) // for `dovetail kick`
 	se := newSession(w, cl, u, login, client, target, log)
 	w.enter(se)
 	defer w.leave(se)
