@@ -114,9 +114,42 @@ var better = map[string]string{
 }
 
 // Every output is as Dovecot's doveconf printed it.
-func TestCorpus23(t *testing.T) { corpus(t, "2.3") }
+func TestCorpus23(t *testing.T) { corpus(t, "2.3", cases(t, "2.3")) }
 
-func corpus(t *testing.T, version string) {
+// The files that Debian's packages install, which are not copied here.
+func TestDebian(t *testing.T) {
+	const from = "/usr/share/dovecot"
+	main, err := os.ReadFile(from + "/dovecot.conf")
+	if err != nil {
+		t.Skip("Dovecot is not installed")
+	}
+	dir := t.TempDir()
+	files := map[string]string{"dovecot.conf": strings.Replace(string(main), from+"/protocols.d/", "protocols.d/", 1)}
+	for _, pattern := range []string{from + "/conf.d/*", from + "/protocols.d/*", "debian-2.3/*"} {
+		names, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files[strings.TrimPrefix(strings.TrimPrefix(name, from+"/"), "debian-2.3/")] = string(b)
+		}
+	}
+	for _, p := range []string{"imapd", "lmtpd", "submissiond"} {
+		if files["protocols.d/"+p+".protocol"] == "" {
+			t.Skipf("the package of %s is not installed", p)
+		}
+	}
+	delete(files, "protocols.d/managesieved.protocol")
+	delete(files, "protocols.d/pop3d.protocol")
+	write(t, dir, files)
+	corpus(t, "2.3", []testCase{{version: "2.3", dir: dir, name: "dovecot"}})
+}
+
+func corpus(t *testing.T, version string, list []testCase) {
 	words, err := os.ReadFile("settings-" + version + ".txt")
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +160,7 @@ func corpus(t *testing.T, version string) {
 	}
 	names := strings.Fields(string(words))
 	equal, unequal, onPurpose := map[string]int{}, map[string]int{}, 0
-	for _, c := range cases(t, version) {
+	for _, c := range list {
 		check := func(suffix, got string) {
 			want, ok := c.file(suffix)
 			if !ok {
@@ -159,7 +192,7 @@ func corpus(t *testing.T, version string) {
 			check(".q.expected", c.queries(t, queries))
 		}
 	}
-	t.Logf("%s: equal %v, unequal %v, better on purpose %d", version, equal, unequal, onPurpose)
+	t.Logf("%s, %d cases: equal %v, unequal %v, better on purpose %d", version, len(list), equal, unequal, onPurpose)
 }
 
 func exit(status int) string { return "exit: " + strconv.Itoa(status) + "\n" }
@@ -201,4 +234,4 @@ func diff(want, got string) string {
 	return "  line " + strconv.Itoa(i+1) + " want\n    " + cut(w) + "\n  got\n    " + cut(g)
 }
 
-func TestCorpus24(t *testing.T) { corpus(t, "2.4") }
+func TestCorpus24(t *testing.T) { corpus(t, "2.4", cases(t, "2.4")) }

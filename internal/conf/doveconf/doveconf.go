@@ -2,8 +2,8 @@
 // doveconf does (clauses C17 and C18), checks and converts them. The language itself is
 // package conf's.
 //
-// It stands in for doveconf of 2.3 except that it does not run commands (-e), knows no
-// instances (-i), and shows -m with the order of the whole table (clause C23.2).
+// It stands in for doveconf of 2.3 except that it does not run commands (-e) and knows no
+// instances (-i) (clause C23.2).
 package doveconf
 
 import (
