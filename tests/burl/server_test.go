@@ -82,6 +82,9 @@ func TestOtherServer(t *testing.T) {
 					Config: append([]string{"ssl_client_ca_file = {dir}/etc/other.pem"}, settings...),
 					Files:  map[string]system.File{"etc/submit": {Data: "pass\n", Mode: 0o600}, "etc/other.pem": {Data: string(o.ca.Cert)}},
 				}, relay.Options{})
+				if got := w.before(); got != "BURL imap" {
+					t.Errorf("announced before the login: %s", got)
+				}
 				c := w.login(w.alice)
 				c.Do("RSET", "250")
 				if lines := strings.Join(c.Do("EHLO x", "250"), "|"); !strings.Contains(lines, "|250-BURL imap imap://"+host+"|") {

@@ -65,10 +65,11 @@ func TestNoWay(t *testing.T) {
 		config []string
 		users  []string
 		why    string
+		before string // the login process does not know who comes
 	}{
-		"standalone":       {system.Standalone, []string{"mail_debug = yes"}, nil, "there is no imap-urlauth service (is imap in protocols?)"},
-		"chroot":           {system.OursBoth, []string{"mail_debug = yes", "valid_chroot_dirs = {dir}/mail"}, []string{"jailed:{PLAIN}pw:12001:12001::/::userdb_chroot={dir}/mail/jail"}, "the services of Dovecot cannot be reached in the user's chroot"},
-		"no imap, no host": {system.OursBoth, []string{"mail_debug = yes", "protocols = submission", "imap_urlauth_host = "}, nil, "imap_urlauth_host is not set"},
+		"standalone":       {system.Standalone, []string{"mail_debug = yes"}, nil, "there is no imap-urlauth service (is imap in protocols?)", ""},
+		"chroot":           {system.OursBoth, []string{"mail_debug = yes", "valid_chroot_dirs = {dir}/mail"}, []string{"jailed:{PLAIN}pw:12001:12001::/::userdb_chroot={dir}/mail/jail"}, "the services of Dovecot cannot be reached in the user's chroot", "BURL imap"},
+		"no imap, no host": {system.OursBoth, []string{"mail_debug = yes", "protocols = submission", "imap_urlauth_host = "}, nil, "imap_urlauth_host is not set", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -76,6 +77,9 @@ func TestNoWay(t *testing.T) {
 			a := w.alice
 			if c.users != nil {
 				a = w.account("jailed", "pw")
+			}
+			if got := w.before(); got != c.before {
+				t.Errorf("announced before the login: %s", got)
 			}
 			s := w.login(a)
 			s.Do("RSET", "250")

@@ -63,6 +63,15 @@ func (w *world) login(a mailbox.Account) *client.Client {
 	return c
 }
 
+// before is what EHLO says of BURL before the login.
+func (w *world) before() string {
+	w.t.Helper()
+	c := client.Dial(w.t, w.Addr(), client.Options{})
+	defer c.Close()
+	c.ExpectCode("220")
+	return line(c.Do("EHLO x", "250"))
+}
+
 // begin opens a transaction, whatever there was before.
 func begin(c *client.Client) {
 	c.Do("RSET", "250")
