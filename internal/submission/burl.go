@@ -125,8 +125,22 @@ func (w *worker) imapProgram(u *user, log *event.Log) (urlauth.Program, error) {
 		Path: dir + "/imap",
 		Env:  urlauth.Environment(imap.Values, u.name, tabline.ParseFields(u.fields.raw), ipText(u.remote), ipText(u.local)),
 		Dir:  u.set.MailHome,
-		Log:  func(line string) { log.Info("burl: imap program: %s", line) },
+		Log:  func(line string) { programLog(log, line) },
 	}, nil
+}
+
+// programLog passes on a line of the imap program: "imap(alice)<1><x>: Error: text".
+func programLog(log *event.Log, line string) {
+	write := log.Info
+	for _, l := range []struct {
+		word string
+		to   func(string, ...any)
+	}{{": Debug: ", log.Debug}, {": Warning: ", log.Warning}, {": Error: ", log.Error}, {": Fatal: ", log.Error}, {": Panic: ", log.Error}} {
+		if before, _, ok := strings.Cut(line, l.word); ok && !strings.Contains(before, " ") {
+			write = l.to
+		}
+	}
+	write("burl: imap program: %s", line)
 }
 
 // burlLine is what EHLO says of BURL (clause S3.5); "" if it cannot work.

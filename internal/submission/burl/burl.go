@@ -189,6 +189,12 @@ func (f *Fetcher) decided(what string, w way, why string) {
 
 const inChroot = "the services of Dovecot cannot be reached in the user's chroot"
 
+// What the log calls those who were asked; a server has its name.
+const (
+	urlauthService = "imap-urlauth service"
+	ownSession     = "IMAP session of the user"
+)
+
 const (
 	authURLs = "URLs with URLAUTH"
 	ownURLs  = "URLs without URLAUTH"
@@ -199,18 +205,16 @@ const (
 type Body struct {
 	Size uint64 // octets
 
-	data interface {
-		io.Reader
-		Close() error
-	}
-	f *Fetcher
+	data io.ReadCloser
+	from string // for the log
+	f    *Fetcher
 }
 
 // Read implements io.Reader.
 func (b *Body) Read(p []byte) (int, error) {
 	n, err := b.data.Read(p)
 	if err != nil && err != io.EOF {
-		err = b.f.unavailable(err)
+		err = b.f.unavailable(b.from, err)
 	}
 	return n, err
 }
@@ -257,12 +261,12 @@ func (f *Fetcher) fromService(ctx context.Context, w way, text string, u *imapur
 			}
 			if err != nil {
 				f.service = nil
-				return nil, f.unavailable(err)
+				return nil, f.unavailable(urlauthService, err)
 			}
 		}
 		body, err := f.service.Fetch(ctx, u.User, text)
 		if err == nil {
-			return &Body{Size: body.Size, data: body, f: f}, nil
+			return &Body{Size: body.Size, data: body, from: urlauthService, f: f}, nil
 		}
 		own := u.User == f.o.Reader.User
 		var refused *urlauth.RefusedError
@@ -279,7 +283,7 @@ func (f *Fetcher) fromService(ctx context.Context, w way, text string, u *imapur
 		f.service.Close()
 		f.service = nil
 		if !reused || ctx.Err() != nil {
-			return nil, f.unavailable(err)
+			return nil, f.unavailable(urlauthService, err)
 		}
 		// It was idle for too long, or is from before a reload.
 	}
@@ -287,32 +291,33 @@ func (f *Fetcher) fromService(ctx context.Context, w way, text string, u *imapur
 
 // fromServer asks the IMAP server.
 func (f *Fetcher) fromServer(ctx context.Context, text string) (*Body, error) {
+	name := f.o.Server.name()
 	for {
 		reused := f.remote != nil
 		if !reused {
 			var err error
 			if f.remote, err = f.o.Server.connect(ctx, f.timeout); err != nil {
 				f.remote = nil
-				return nil, f.unavailable(err)
+				return nil, f.unavailable(name, err)
 			}
 		}
 		body, err := f.remote.URLFetch(ctx, text)
 		var st *imap.StatusError
 		switch {
 		case err == nil:
-			return &Body{Size: body.Size, data: body, f: f}, nil
+			return &Body{Size: body.Size, data: body, from: name, f: f}, nil
 		case errors.Is(err, imap.ErrRefused):
 			return nil, bareRefusal
 		case errors.As(err, &st) && st.Status != "BYE":
 			if isTemporary(st) {
-				return nil, f.unavailable(err)
+				return nil, f.unavailable(name, err)
 			}
 			return nil, bareRefusal
 		}
 		f.remote.Close()
 		f.remote = nil
 		if !reused || ctx.Err() != nil {
-			return nil, f.unavailable(err)
+			return nil, f.unavailable(name, err)
 		}
 	}
 }
@@ -338,7 +343,7 @@ func (f *Fetcher) fetchOwn(ctx context.Context, u *imapurl.URL) (*Body, error) {
 		if !reused {
 			if f.own, err = f.session(ctx); err != nil {
 				f.own = nil
-				return nil, f.unavailable(err)
+				return nil, f.unavailable(ownSession, err)
 			}
 		}
 		body, err := f.read(ctx, u, section)
@@ -349,7 +354,7 @@ func (f *Fetcher) fetchOwn(ctx context.Context, u *imapurl.URL) (*Body, error) {
 		f.own.Close()
 		f.own = nil
 		if !reused || ctx.Err() != nil {
-			return nil, f.unavailable(err)
+			return nil, f.unavailable(ownSession, err)
 		}
 	}
 }
@@ -426,7 +431,7 @@ func (f *Fetcher) read(ctx context.Context, u *imapurl.URL, section string) (*Bo
 	case err != nil:
 		return nil, err
 	}
-	return &Body{Size: body.Size, data: body, f: f}, nil
+	return &Body{Size: body.Size, data: body, from: ownSession, f: f}, nil
 }
 
 // Release closes the connections that a message needed, when it has been sent or given up.
@@ -446,7 +451,7 @@ func (f *Fetcher) Release() {
 // statusRefusal is what a NO of the user's IMAP session means (clause S7.5).
 func (f *Fetcher) statusRefusal(st *imap.StatusError, mailbox string) error {
 	if isTemporary(st) {
-		return f.unavailable(st)
+		return f.unavailable(ownSession, st)
 	}
 	const none = "Mailbox doesn't exist: " // and the name, of which only ASCII came through
 	if strings.HasPrefix(st.Text, none) {
@@ -456,9 +461,9 @@ func (f *Fetcher) statusRefusal(st *imap.StatusError, mailbox string) error {
 }
 
 // unavailable logs why IMAP cannot be used now.
-func (f *Fetcher) unavailable(err error) error {
+func (f *Fetcher) unavailable(from string, err error) error {
 	if !errors.Is(err, context.Canceled) {
-		f.o.Log.Error("burl: %v", err)
+		f.o.Log.Error("burl: %s: %v", from, err)
 	}
 	return &Refusal{smtp.NewReply(451, "4.4.1", "IMAP server unavailable")}
 }

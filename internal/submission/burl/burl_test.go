@@ -354,7 +354,7 @@ func TestProgramAmiss(t *testing.T) {
 		f := New(Options{Reader: imapurl.Reader{User: "alice", Host: "mx.test", Port: 143}, Log: l.log(),
 			Program: func() (urlauth.Program, error) { return urlauth.Program{Path: path}, nil }})
 		f.timeout = 200 * time.Millisecond
-		if _, got := fetch(t, f, "imap://mx.test/INBOX/;UID=1"); got != unavailable || !strings.Contains(l.String(), "Error: burl: imap program: ") || !strings.Contains(l.String(), want) {
+		if _, got := fetch(t, f, "imap://mx.test/INBOX/;UID=1"); got != unavailable || !strings.Contains(l.String(), "Error: burl: IMAP session of the user: imap program: ") || !strings.Contains(l.String(), want) {
 			t.Errorf("%s: %s\n%s", path, got, l)
 		}
 	}
@@ -418,7 +418,7 @@ func TestServerPorts(t *testing.T) {
 	if err != nil || len(errs) > 0 {
 		t.Fatal(err, errs)
 	}
-	for mode, want := range map[string]string{"no": "mx.test:143", "starttls": "mx.test:143", "imaps": "mx.test:993"} {
+	for mode, want := range map[string]string{"no": "IMAP server mx.test:143", "starttls": "IMAP server mx.test:143", "imaps": "IMAP server mx.test:993"} {
 		got, err := NewServer(settings.BURLServer{Host: "mx.test", SSL: mode, User: "submit"}, "x", outgoing, nil)
 		if err != nil || got.name() != want || (got.tls == nil) != (mode == "no") {
 			t.Errorf("%s: %v, %v", mode, got, err)

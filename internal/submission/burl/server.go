@@ -105,18 +105,6 @@ func ReadPassword(path string) (string, error) {
 
 // connect opens a session of the submit user.
 func (s *Server) connect(ctx context.Context, timeout time.Duration) (*imap.Conn, error) {
-	c, err := s.open(ctx, timeout)
-	if err != nil {
-		return nil, fmt.Errorf("IMAP server %s: %w", s.name(), err)
-	}
-	return c, nil
-}
-
-func (s *Server) name() string {
-	return net.JoinHostPort(strings.Trim(s.set.Host, "[]"), strconv.Itoa(int(s.set.Port)))
-}
-
-func (s *Server) open(ctx context.Context, timeout time.Duration) (*imap.Conn, error) {
 	nc, err := s.dial(ctx, min(timeout, connectTimeout))
 	if err != nil {
 		return nil, err
@@ -130,6 +118,11 @@ func (s *Server) open(ctx context.Context, timeout time.Duration) (*imap.Conn, e
 		return nil, err
 	}
 	return c, nil
+}
+
+// name is for the log.
+func (s *Server) name() string {
+	return "IMAP server " + net.JoinHostPort(strings.Trim(s.set.Host, "[]"), strconv.Itoa(int(s.set.Port)))
 }
 
 func (s *Server) login(ctx context.Context, c *imap.Conn) error {
