@@ -125,7 +125,7 @@ func (s *Server) Answer(b []byte, r config.Request) ([]byte, error) {
 	}
 	for _, typ := range schema.Sections("") {
 		if wanted(typ) {
-			b = s.sections(b, "", typ, v.Sections(typ))
+			b = s.sections(b, "", typ, v.Sections(typ), r.Exclude)
 			if typ == "plugin" {
 				b = own(b, v)
 			}
@@ -158,7 +158,9 @@ func (s *Server) selection(r config.Request) *all.Selection {
 //	passdb/0/driver=static
 //	plugin=
 //	plugin/quota=none
-func (s *Server) sections(b []byte, prefix, typ string, blocks []*conf.Block) []byte {
+//
+// exclude are names of settings, wherever they stand.
+func (s *Server) sections(b []byte, prefix, typ string, blocks []*conf.Block, exclude []string) []byte {
 	if len(blocks) == 0 {
 		return b
 	}
@@ -183,12 +185,12 @@ func (s *Server) sections(b []byte, prefix, typ string, blocks []*conf.Block) []
 			b = config.AppendPair(b, in+sec.Key, c.Name)
 		}
 		for _, set := range c.Settings {
-			if c.Kind == conf.Map || set.Key != sec.Key {
+			if c.Kind == conf.Map || set.Key != sec.Key && !slices.Contains(exclude, set.Key) {
 				b = config.AppendPair(b, in+set.Key, set.Value)
 			}
 		}
 		for _, inner := range s.cfg.Schema().Sections(c.Path()) {
-			b = s.sections(b, in, inner, c.Of(inner))
+			b = s.sections(b, in, inner, c.Of(inner), exclude)
 		}
 	}
 	return b
