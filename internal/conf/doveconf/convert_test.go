@@ -112,6 +112,18 @@ func TestConvert(t *testing.T) {
 }
 
 func TestPercent(t *testing.T) {
+	for _, x := range [][3]string{
+		{"namespace_prefix", "Shared/%%u/", "Shared/$user/"}, {"namespace_prefix", "%%d/%%n/", "$domain/$username/"}, {"namespace_prefix", "%%Lu", "!%%Lu"},
+		{"namespace_mail_path", "%%Lh/M:%%n%u", "%{owner_home | lower}/M:%{owner_user | username}%{user}"}, {"namespace_mail_path", "%%x", "!%%x"},
+	} {
+		got, bad := percent24(x[0], x[1])
+		if len(bad) > 0 {
+			got = "!" + strings.Join(bad, " ")
+		}
+		if got != x[2] {
+			t.Errorf("%s = %s: %s, want %s", x[0], x[1], got, x[2])
+		}
+	}
 	for v, want := range map[string]string{
 		"%Lu": "%{user | lower}", "100%%": "100%", "%%{x": "%%{x", "%1.2n": "%{user | username | substr(1, 2)}", "%{env:X}": "%{env:X}",
 		"%{if;%u;eq;a;b;c}": "!%{if;%u;eq;a;b;c}", "%2.256Nu": "!%2.256Nu", "%Mu/%d": "%{user | md5}/%{user | domain}", "%": "%",

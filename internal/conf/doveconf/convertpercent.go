@@ -58,6 +58,13 @@ func percent24(setting, v string) (out string, bad []string) {
 		whole := v[i : i+1+n]
 		v = v[i+1+n:]
 		switch {
+		case expr == "%" && strings.HasPrefix(setting, inNamespace) && v != "" && v[0] != '%':
+			owner, n := ownerOf(setting, v)
+			if owner == "" {
+				bad = append(bad, "%%"+v[:n])
+			}
+			b.WriteString(owner)
+			v = v[n:]
 		case expr == "%": // a literal one
 			if strings.HasPrefix(v, "{") {
 				b.WriteString("%")
@@ -69,6 +76,24 @@ func percent24(setting, v string) (out string, bad []string) {
 			b.WriteString("%{" + expr + "}")
 		}
 	}
+}
+
+// inNamespace begins the names of settings of a namespace, in which %% begins a variable of
+// the other user whose mailboxes they are.
+const inNamespace = "namespace_"
+
+// ownerOf converts one of those, v without its %%. It is empty if there is no counterpart; n
+// is how much of v it was.
+func ownerOf(setting, v string) (out string, n int) {
+	expr, n := percentOne("", v)
+	base, _, _ := strings.Cut(expr, " |")
+	switch {
+	case setting == inNamespace+"prefix":
+		return map[string]string{"user": "$user", "user | username": "$username", "user | domain": "$domain"}[expr], n
+	case base == "user" || base == "home":
+		return "%{owner_" + expr + "}", n
+	}
+	return "", n
 }
 
 // percentOne converts what follows a %: the expression, and how many bytes it took. The
@@ -134,7 +159,7 @@ func percentOne(setting, s string) (expr string, n int) {
 		}
 	} else {
 		name = shortNames[s[n]]
-		if own, ok := ownNames[setting]; ok && own[s[n]] != "" {
+		if own, ok := ownNames[strings.TrimPrefix(setting, inNamespace)]; ok && own[s[n]] != "" {
 			name = own[s[n]]
 		}
 		n++

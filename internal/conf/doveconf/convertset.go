@@ -503,7 +503,11 @@ func (c *converter) location(l conf.SourceLine, n *conf.Node, prefix string) boo
 	driver, rest, _ := strings.Cut(l.Value, ":")
 	parts := strings.Split(rest, ":")
 	lines := []string{"mail_driver = " + driver}
-	path, bad := percent24("mail_path", parts[0])
+	in := ""
+	if n.Type == "namespace" {
+		in = inNamespace
+	}
+	path, bad := percent24(in+"mail_path", parts[0])
 	if parts[0] != "" {
 		lines = append(lines, "mail_path = "+write24(path, false))
 	}
@@ -514,7 +518,7 @@ func (c *converter) location(l conf.SourceLine, n *conf.Node, prefix string) boo
 			bad = append(bad, p)
 			continue
 		}
-		v, more := percent24(name, v)
+		v, more := percent24(in+name, v)
 		bad = append(bad, more...)
 		if !has {
 			v = "yes"
