@@ -218,6 +218,7 @@ func (se *session) quit(cmd *server.Command) bool {
 		se.dropRelay()
 	case se.live():
 		se.quitRelay()
+		se.events.endAll(ending{server: aborted, relay: quit})
 	}
 	cmd.Reply(smtp.NewReply(221, "2.0.0", "Bye"))
 	se.end("Logged out", smtp.Reply{})

@@ -38,6 +38,7 @@ type message struct {
 	chunks bool   // sent by BDAT, otherwise by DATA
 	binary bool   // not a line changes
 	size   uint64 // octets of the client
+	header int    // octets that go before them
 
 	buf     *[]byte // ChunkRoom octets, then what is not sent yet
 	started bool    // the relay has a part of it
@@ -49,6 +50,7 @@ type message struct {
 	cmd    *server.Command // that ends the message, once it came
 	codes  bool
 	nrcpt  int
+	out    uint64 // octets for the relay
 }
 
 // newMessage begins a message of the open transaction.
@@ -76,6 +78,7 @@ func (se *session) newMessage() *message {
 		r.For = &only
 	}
 	*m.buf = r.Append(b)
+	m.header = len(*m.buf) - client.ChunkRoom
 	return m
 }
 
@@ -138,6 +141,7 @@ func (m *message) send() bool {
 	done := se.waiting()
 	defer done()
 	conn := se.conn
+	m.goes()
 	if m.chunks {
 		m.started = true
 		if e := conn.Chunk(*m.buf, false, m.chunkAnswered); !m.sent(false, e) {
@@ -163,6 +167,19 @@ func (m *message) send() bool {
 	}
 	*m.buf = (*m.buf)[:client.ChunkRoom]
 	return true
+}
+
+// goes counts what is going to be sent.
+func (m *message) goes() {
+	m.se.mu.Lock()
+	if m.chunks {
+		m.out += uint64(len(*m.buf) - client.ChunkRoom)
+	} else {
+		m.out = m.size + uint64(m.header) // without stuffing
+	}
+	out := m.out
+	m.se.mu.Unlock()
+	m.se.events.data(m.tx.events, m.size, out)
 }
 
 // sent looks at what Write, EndData and Chunk returned. An error does not matter if the
@@ -193,6 +210,7 @@ func (m *message) startData(conn *client.Conn) bool {
 		se.dropRelay()
 		r = smtp.NewReply(451, "4.4.0", "Unexpected reply from relay server: "+r.Split().String())
 	}
+	se.events.noData(m.tx.events, r)
 	m.release()
 	m.relayAnswered(r)
 	return true
@@ -242,6 +260,7 @@ func (m *message) sendLast() bool {
 	}
 	conn := se.conn
 	if m.chunks {
+		m.goes()
 		return m.sent(false, conn.Chunk(*m.buf, true, m.relayAnswered))
 	}
 	if !m.started {
@@ -256,6 +275,7 @@ func (m *message) sendLast() bool {
 		}
 	}
 	*m.buf = m.stuff.Finish(*m.buf)
+	m.goes()
 	refused, e := conn.EndData((*m.buf)[client.ChunkRoom:])
 	return m.sent(refused, e)
 }
@@ -284,7 +304,7 @@ func (m *message) relayAnswered(r smtp.Reply) {
 func (m *message) conclude() {
 	se := m.se
 	se.mu.Lock()
-	cmd, r := m.cmd, m.answer
+	cmd, r, out := m.cmd, m.answer, m.out
 	if cmd == nil || r.IsZero() {
 		se.mu.Unlock()
 		return
@@ -300,9 +320,11 @@ func (m *message) conclude() {
 		se.cond.Broadcast()
 		se.mu.Unlock()
 	}()
-	r = smtp.Forward(r, m.codes, "")
-	m.log(r)
-	cmd.Reply(r)
+	answer := smtp.Forward(r, m.codes, "")
+	m.log(answer)
+	se.events.data(m.tx.events, m.size, out)
+	se.events.end(m.tx.events, ending{reply: r, answer: answer})
+	cmd.Reply(answer)
 }
 
 const maxLogged = 128 // octets of the relay's reply in a line
@@ -405,6 +427,7 @@ func (se *session) data(cmd *server.Command) bool {
 		}
 	}
 	if m.over() {
+		se.events.end(m.tx.events, ending{relay: aborted, answer: tooBig})
 		se.setTx(nil)
 		se.setState("READY", "")
 		cmd.Reply(tooBig)

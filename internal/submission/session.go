@@ -70,6 +70,7 @@ type session struct {
 	count  int          // MAILs that were accepted; guarded by mu
 
 	tapClient, tapRelay *rawlog
+	events              events
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -115,8 +116,13 @@ func newSession(w *worker, cl *service.Client, u *user, login *handoff.Login, nc
 	}
 	se.tapClient = openRawlog(u, u.set.RawlogDir, log)
 	se.tapRelay = openRawlog(u, u.set.RelayRawlogDir, log)
+	var watcher server.Watcher
+	if w.stats != nil {
+		se.events.begin(w.stats, se.id, u.remote)
+		watcher = &se.events
+	}
 	se.c = server.New(nc, server.Options{
-		Hostname: u.hostname, MaxParams: maxParams, IdleTimeout: idleTimeout, Tap: se.tapClient.tap(),
+		Hostname: u.hostname, MaxParams: maxParams, IdleTimeout: idleTimeout, Tap: se.tapClient.tap(), Watcher: watcher,
 	})
 	se.c.Preload(s.Pending)
 	return se
@@ -161,6 +167,7 @@ func (se *session) serve(ctx context.Context) {
 	se.c.Flush()
 	se.logout()
 	se.c.Close()
+	se.events.over(se.c.Stats())
 	se.tapClient.close()
 	se.tapRelay.close()
 }

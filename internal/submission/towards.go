@@ -18,7 +18,11 @@ func (se *session) connect() bool {
 	defer done()
 	se.connN++
 	label := se.target.Label(se.connN)
-	conn, e := se.target.Dial(se.ctx, se.xclientAttrs(), func(text string) { se.log.Warning("%s%s", label, text) }, se.tapRelay.tap())
+	target := se.target
+	if w := se.events.towards(target.Host()); w != nil {
+		target = target.Watched(w)
+	}
+	conn, e := target.Dial(se.ctx, se.xclientAttrs(), func(text string) { se.log.Warning("%s%s", label, text) }, se.tapRelay.tap())
 	if e != nil {
 		if e.Kind != client.Cancelled {
 			se.fatal(e, label, false)
@@ -65,6 +69,7 @@ type link struct {
 func (se *session) learn(conn *client.Conn) {
 	caps := conn.Caps()
 	se.codes = caps.Has(smtp.CapEnhancedStatusCodes)
+	se.events.hasCodes(se.codes)
 	se.relaySize = caps.Size
 	if !se.capsSet {
 		se.base = caps.Set
@@ -134,6 +139,7 @@ func (se *session) relayFailed(l *link, e *client.Error) {
 	se.failing = se.failing || open
 	se.mu.Unlock()
 	if open {
+		se.events.endAll(ending{server: aborted, relay: lost, failure: e})
 		se.fatal(e, l.label, l.codes)
 		return
 	}

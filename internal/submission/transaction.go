@@ -24,6 +24,8 @@ type transaction struct {
 	only      smtp.Path // the first of them
 	answered  bool      // by the relay, or by us because it was too big
 	id        string
+
+	events *txEvents // set before MAIL is sent
 }
 
 type mailState uint8
@@ -136,6 +138,7 @@ func (se *session) mail(cmd *server.Command) bool {
 		}
 	}
 	codes := se.codes
+	se.events.mail(tx)
 	line := smtp.AppendMail(make([]byte, 0, 128), from, &params, caps)
 	if !se.send(line, func(r smtp.Reply) { se.mailAnswered(cmd, tx, r, codes) }) {
 		return false
@@ -166,17 +169,21 @@ func (se *session) settleMail(cmd *server.Command) bool {
 
 // mailAnswered is called by the relay's reader.
 func (se *session) mailAnswered(cmd *server.Command, tx *transaction, r smtp.Reply, codes bool) {
-	fallback := ""
+	fallback, id := "", ""
 	se.mu.Lock()
 	if r.Class() == 2 {
 		fallback = "2.1.0"
 		tx.state = mailAccepted
 		se.count++
-		tx.id = se.transactionIDLocked()
+		id = se.transactionIDLocked()
+		tx.id = id
 	} else {
 		tx.state = mailRefused
 	}
 	se.mu.Unlock()
+	if id != "" {
+		se.events.accepted(tx.events, id)
+	}
 	cmd.Reply(smtp.Forward(r, codes, fallback))
 }
 
@@ -231,6 +238,7 @@ func (se *session) rcpt(cmd *server.Command) bool {
 	se.mu.Unlock()
 	codes := se.codes
 	line := smtp.AppendRcpt(make([]byte, 0, 128), to, &params, se.conn.Caps().Set)
+	se.events.rcpt(tx.events, rcptEvent{to, params, cmd.Began})
 	return se.send(line, func(r smtp.Reply) { se.rcptAnswered(cmd, tx, to, r, codes) })
 }
 
@@ -269,15 +277,19 @@ func (se *session) rcptAnswered(cmd *server.Command, tx *transaction, to smtp.Pa
 		tx.accepted++
 	}
 	se.mu.Unlock()
+	answer := r
 	switch {
 	case refused:
-		r = mailNeeded
+		answer = mailNeeded
 	case r.Class() == 2:
-		r = smtp.Forward(r, codes, "")
+		answer = smtp.Forward(r, codes, "")
 	default:
-		r = smtp.Forward(r, codes, "").WithPath(to)
+		answer = smtp.Forward(r, codes, "").WithPath(to)
 	}
-	cmd.Reply(r)
+	if r.Class() != 2 {
+		se.events.refused(tx.events, cmd.Began, r, answer)
+	}
+	cmd.Reply(answer)
 }
 
 // rset is RSET (clause S5.11).
@@ -318,6 +330,9 @@ func (se *session) rset(cmd *server.Command) bool {
 			se.chunksReset = true // the owner forgets them
 		}
 		se.mu.Unlock()
+		if ok && tx != nil {
+			se.events.end(tx.events, ending{server: reset, relay: reset, reply: r})
+		}
 		cmd.Reply(smtp.Forward(r, codes, ""))
 	})
 	return sent
@@ -325,6 +340,9 @@ func (se *session) rset(cmd *server.Command) bool {
 
 // forget drops the transaction and what chunks brought.
 func (se *session) forget() {
+	if se.tx != nil {
+		se.events.end(se.tx.events, ending{server: aborted, relay: aborted})
+	}
 	se.setTx(nil)
 	se.dropMessage()
 	se.chunks, se.failed = 0, false

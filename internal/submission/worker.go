@@ -25,6 +25,7 @@ import (
 	"dovetail/internal/dovecot/dns"
 	"dovetail/internal/dovecot/handoff"
 	"dovetail/internal/dovecot/masterproto"
+	"dovetail/internal/dovecot/stats"
 	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/process/event"
 	"dovetail/internal/process/service"
@@ -49,6 +50,8 @@ type worker struct {
 	log    *event.Log // under "submission(<pid>): ", for what concerns no session
 	config *config.Client
 	anvil  *anvil.Pipe
+	stats  *stats.Client // nil: nobody to tell
+	told   masterEvents
 	dns    string // path of the dns-client service's socket; "" if there is none
 
 	// Options of the command line.
@@ -109,11 +112,16 @@ func (w *worker) setup(p *service.Process) error {
 	if w.config, err = config.Dial(p.Env.ConfigFile); err != nil {
 		return err
 	}
+	if w.stats = stats.Open(p.Context(), p.Env.StatsWriter, p.Name(), p.Log); w.stats != nil {
+		p.AtExit(w.stats.Close)
+	}
+	w.told.begin(w.stats)
 	ctx, cancel := context.WithTimeout(p.Context(), 30*time.Second)
 	defer cancel()
-	if w.auth, err = authmaster.Dial(ctx, w.authPath); err != nil {
+	if w.auth, err = w.dialAuth(ctx); err != nil {
 		return err
 	}
+	p.AtExit(w.closeAuth)
 	w.authFrom = time.Now()
 	if w.anvil, err = anvil.NewPipe(masterproto.AnvilFD); err != nil {
 		w.log.Warning("%v; sessions are not counted", err)
@@ -173,6 +181,7 @@ func (w *worker) serve(ctx context.Context, cl *service.Client) {
 	ident := anvil.Ident{Service: "submission", IP: ipText(u.remote), User: u.name}
 	w.anvil.Connect(os.Getpid(), ident)
 	defer w.anvil.Disconnect(os.Getpid(), ident)
+	defer w.userGone(u, time.Now())
 	cl.Identify(u.name, u.remote.Addr()) // for `dovetail kick`
 	se := newSession(w, cl, u, login, client, target, log)
 	w.enter(se)
@@ -227,14 +236,37 @@ func (w *worker) claim(ctx context.Context, login *handoff.Login) (*user, error)
 	return nil, err
 }
 
-func (w *worker) request(ctx context.Context, login *handoff.Login, pid int) (authmaster.User, error) {
+// dialAuth connects to the auth service.
+func (w *worker) dialAuth(ctx context.Context) (*authmaster.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", w.authPath)
+	if err != nil {
+		return nil, err
+	}
+	path, err := filepath.Abs(w.authPath)
+	if err != nil {
+		path = w.authPath
+	}
+	return authmaster.NewConn(ctx, w.stats.Watch(conn, path))
+}
+
+func (w *worker) closeAuth() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.auth.Close()
+}
+
+func (w *worker) request(ctx context.Context, login *handoff.Login, pid int) (answer authmaster.User, err error) {
 	auth, err := w.authConn(ctx, login.AuthPID)
 	if err != nil {
 		return authmaster.User{}, err
 	}
+	began := time.Now()
+	w.told.tell(stats.MasterLoginStarted, began, login, nil, nil)
+	defer func() { w.told.tell(stats.MasterLoginFinished, began, login, &answer, err) }()
 	r := authmaster.Request{ClientPID: login.ClientPID, AuthID: login.AuthID, SessionPID: uint32(pid), WantToken: true}
 	copy(r.Cookie[:], login.Cookie[:])
-	answer, err := auth.Request(ctx, r)
+	answer, err = auth.Request(ctx, r)
 	if errors.Is(err, authmaster.ErrNotFound) {
 		err = fmt.Errorf("Authenticated user not found from userdb, auth lookup id=%d", login.AuthID) //lint:ignore ST1005 Dovecot's words
 	}
@@ -250,7 +282,7 @@ func (w *worker) authConn(ctx context.Context, spid uint32) (*authmaster.Conn, e
 	if w.auth.Err() == nil && w.auth.SPID() == spid {
 		return w.auth, nil
 	}
-	fresh, err := authmaster.Dial(ctx, w.authPath)
+	fresh, err := w.dialAuth(ctx)
 	if err == nil {
 		w.auth.Close()
 		w.auth, w.authFrom = fresh, time.Now()

@@ -90,6 +90,16 @@ func (c *Client) Close() {
 // answer is yes, and what is sent waits for it.
 func (c *Client) Wants(n Name) bool { return c != nil && c.wanted.Load()&(1<<n) != 0 }
 
+// WantsAny says whether somebody may want one of the events.
+func (c *Client) WantsAny(names []Name) bool {
+	for _, n := range names {
+		if c.Wants(n) {
+			return true
+		}
+	}
+	return false
+}
+
 // run holds a connection until ctx ends.
 func (c *Client) run(ctx context.Context, conn net.Conn) {
 	defer close(c.done)

@@ -24,6 +24,7 @@ type Scope struct {
 	created time.Time
 	id      uint64 // by which the service knows it ...
 	gen     uint64 // ... on the connection of this number
+	within  uint64 // ... in the scope of this id
 	changed bool
 }
 
@@ -40,7 +41,7 @@ func (s *Scope) Begin(c *Client, parent *Scope, kind Kind, fields func(*Fields))
 // Changed says that fields has something else to add now.
 func (s *Scope) Changed() { s.changed = true }
 
-// End ends s. The scopes in it have ended.
+// End ends s. The scopes in it should have ended; one that has not begins anew.
 func (s *Scope) End() {
 	c := s.c
 	if c == nil || s.gen == 0 {
@@ -64,7 +65,7 @@ func (s *Scope) beginLocked(b []byte) []byte {
 		b = s.parent.beginLocked(b)
 		parent = s.parent.id
 	}
-	known := s.gen == s.c.gen
+	known := s.gen == s.c.gen && s.within == parent
 	switch {
 	case known && !s.changed:
 		return b
@@ -72,7 +73,7 @@ func (s *Scope) beginLocked(b []byte) []byte {
 		b = append(b, "UPDATE\t"...)
 	default:
 		s.c.lastID++
-		s.id, s.gen = s.c.lastID, s.c.gen
+		s.id, s.gen, s.within = s.c.lastID, s.c.gen, parent
 		b = append(b, "BEGIN\t"...)
 	}
 	b = append(strconv.AppendUint(b, s.id, 10), '\t')
@@ -245,11 +246,8 @@ func (e *Event) Reply(r smtp.Reply) *Event {
 	return e.Status(r.Code, r.Enhanced, strings.Join(r.Text, " "))
 }
 
-// Codes that are none of SMTP (Dovecot's smtp-reply.h and smtp-client.h).
-const (
-	Aborted  = 9000
-	LostCode = 9004
-)
+// Aborted is the status code of what was given up. None of SMTP is so high.
+const Aborted = 9000
 
 // Recipients are the counts that an event about the end of a transaction has.
 type Recipients struct{ All, Denied, Aborted, Failed, Succeeded int }

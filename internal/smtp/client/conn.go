@@ -68,7 +68,7 @@ type Config struct {
 type Watcher interface {
 	Connected(local, remote net.Addr)
 	Disconnected(in, out uint64) // octets, in clear
-	Sent(verb string)            // a command is going to be written
+	Sent(verb string)            // a command is going to be written; "": the data behind a DATA
 	// Finished has the reply to a command that was sent when it began; without one, why
 	// there is none.
 	Finished(verb string, began time.Time, r smtp.Reply, e *Error)

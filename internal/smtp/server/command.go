@@ -204,7 +204,7 @@ func (c *Conn) parse() (cmd *Command, ok bool) {
 			cmd.Verb = string(line[:name])
 		}
 		c.Discard(lf + 1)
-		c.push(cmd)
+		c.push(cmd, true)
 		return cmd, true
 	}
 	cmd = &Command{c: c}
@@ -214,12 +214,13 @@ func (c *Conn) parse() (cmd *Command, ok bool) {
 		c.Discard(len(b))
 		c.skipping = true
 	}
-	c.push(cmd)
+	c.push(cmd, false)
 	cmd.Reply(smtp.NewReply(500, "5.5.2", bad))
 	return nil, true
 }
 
-func (c *Conn) push(cmd *Command) {
+// push puts cmd, which may stand for a line that is no command, behind those that wait.
+func (c *Conn) push(cmd *Command, isCommand bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.head > 0 && len(c.queue) == cap(c.queue) {
@@ -232,7 +233,9 @@ func (c *Conn) push(cmd *Command) {
 	c.stats.Commands++
 	if w := c.opts.Watcher; w != nil {
 		cmd.Began = time.Now()
-		w.Started(cmd)
+		if isCommand {
+			w.Started(cmd)
+		}
 	}
 }
 

@@ -49,8 +49,8 @@ type Options struct {
 	Watcher Watcher
 }
 
-// A Watcher hears of every command, and of every line that is none, which has no name. It
-// is called with a lock of the Conn held: it must not use that.
+// A Watcher hears of every command, and of the replies to lines that are none, which have
+// no name. It is called with a lock of the Conn held: it must not use that.
 type Watcher interface {
 	Started(*Command)
 	// Finished has the last reply to the command, which leaves now; the zero reply if it

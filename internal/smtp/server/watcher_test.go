@@ -28,7 +28,7 @@ func TestWatcher(t *testing.T) {
 	dialog(t, o, "NOOP\r\nnoOp x\r\n\x00\r\nFOO\r\nQUIT\r\n")
 	want := []string{
 		`NOOP as "NOOP" began true`, "NOOP 250", `NOOP as "noOp" began true`, "NOOP 250",
-		` as "" began true`, " 500", `FOO as "FOO" began true`, "FOO 500", `QUIT as "QUIT" began true`, "QUIT 221",
+		" 500", `FOO as "FOO" began true`, "FOO 500", `QUIT as "QUIT" began true`, "QUIT 221",
 	}
 	if !slices.Equal(n.heard, want) {
 		t.Errorf("%q", n.heard)

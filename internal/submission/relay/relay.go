@@ -23,6 +23,7 @@ type Target struct {
 	resolver client.Resolver
 	outgoing *tlsconf.Outgoing
 	tlsErr   error
+	watcher  client.Watcher
 }
 
 // New returns the relay of set, which it keeps. outgoing is nil if submission_relay_ssl is
@@ -31,6 +32,16 @@ type Target struct {
 func New(set *settings.Submission, hostname string, resolver client.Resolver, outgoing *tlsconf.Outgoing, tlsErr error) *Target {
 	return &Target{set: set, hostname: hostname, resolver: resolver, outgoing: outgoing, tlsErr: tlsErr}
 }
+
+// Watched returns t with somebody who hears of its next connection.
+func (t *Target) Watched(w client.Watcher) *Target {
+	watched := *t
+	watched.watcher = w
+	return &watched
+}
+
+// Host is the relay's name or address, as set.
+func (t *Target) Host() string { return t.set.RelayHost }
 
 // Trusted says whether the relay is told who the client is (clause S4.3).
 func (t *Target) Trusted() bool { return t.set.RelayTrusted }
@@ -55,6 +66,7 @@ func (t *Target) Dial(ctx context.Context, attrs []smtp.XclientAttr, warn func(s
 		IdleTimeout:    t.set.RelayMaxIdleTime,
 		Warn:           warn,
 		Tap:            tap,
+		Watcher:        t.watcher,
 	}
 	if t.XclientFirst() {
 		cfg.Xclient = attrs
