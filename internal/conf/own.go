@@ -55,6 +55,7 @@ func (p *parser) own() {
 	p.users(v)
 	p.relay()
 	p.pluginNames()
+	p.burl()
 	if !slices.Contains(v.Protocols(), "submission") && !p.failedAt("protocols: ", v.Range("protocols")) {
 		p.ownFail(v.Range("protocols"), "protocols does not contain submission", "Standalone serves this protocol only: `protocols = submission`.")
 	}
