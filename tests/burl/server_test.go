@@ -160,7 +160,12 @@ func TestOtherServerWrong(t *testing.T) {
 					settings[i] = c.change
 				}
 			}
-			w := start(t, system.Standalone, system.Setup{Config: settings, Files: map[string]system.File{"etc/submit": c.file, "etc/other.pem": {Data: string(o.ca.Cert)}}}, relay.Options{})
+			sys := system.Standalone
+			if name == "no user" { // standalone does not even start
+				sys = system.OursBoth
+				settings = append([]string{settings[0], "plugin {"}, append(settings[1:], "}")...)
+			}
+			w := start(t, sys, system.Setup{Config: settings, Files: map[string]system.File{"etc/submit": c.file, "etc/other.pem": {Data: string(o.ca.Cert)}}}, relay.Options{})
 			s := w.login(w.alice)
 			s.Do("RSET", "250")
 			if lines := strings.Join(s.Do("EHLO x", "250"), "|"); strings.Contains(lines, "BURL imap imap://") != c.announced {
