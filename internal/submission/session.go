@@ -151,6 +151,7 @@ func (se *session) serve(ctx context.Context) {
 	defer se.cancel()
 	stop := context.AfterFunc(ctx, se.shutdown)
 	defer stop()
+	defer se.burl.Release() // after a panic, too
 	// A panic of the relay's reader ends the owner's reads and waits, too.
 	se.client.OnPanic(func() { se.end("Internal error", se.c.Reply421("4.3.0", internalError)) })
 	panics := true
