@@ -462,7 +462,7 @@ func TestDoveadm(t *testing.T) {
 // A reload keeps sessions, takes new settings for new ones, and refuses what is wrong.
 func TestReload(t *testing.T) {
 	w := run(t, base+users)
-	s := w.login("alice")
+	s, early := w.login("alice"), w.connect()
 	old := w.pids("submission")
 	w.write("dovecot.conf", base+users+"login_greeting = New greeting.\n")
 	if out, status := w.ask("reload"); status != 0 {
@@ -478,6 +478,10 @@ func TestReload(t *testing.T) {
 	})
 	if got := s.say("NOOP"); !strings.HasPrefix(got, "250 ") {
 		t.Errorf("the open session got %q", got)
+	}
+	early.say("EHLO client.test") // who had not logged in can still do so
+	if got := early.auth("bob"); !strings.HasPrefix(got, "235 ") {
+		t.Errorf("AUTH after the reload: %q", got)
 	}
 	if now := w.pids("submission"); len(old) != 1 || !slices.Contains(now, old[0]) {
 		t.Errorf("worker %v, now %v", old, now)

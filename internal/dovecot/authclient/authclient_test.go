@@ -552,3 +552,107 @@ func TestClient(t *testing.T) {
 		t.Errorf("%d lines for two rounds:\n%s", n, seen)
 	}
 }
+
+// After a reload new exchanges go to the new service; those that had begun end where they
+// were. The same service again is not bothered twice.
+func TestRenew(t *testing.T) {
+	leak.Check(t)
+	path := filepath.Join(t.TempDir(), "login")
+	var log lines
+	l := listen(t, path)
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	c := NewClient(path, 99, event.New(&log, "", false))
+	defer c.Close()
+	first := accept(t, l)
+	first.hear("VERSION\t1\t2")
+	first.hear("CPID\t99")
+	first.say(greeting)
+	if err := c.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	begun, err := c.Begin(&Request{Mechanism: "PLAIN", Service: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.hear("AUTH\t1\tPLAIN\tservice=s")
+
+	c.Renew()
+	same := accept(t, l)
+	same.say(greeting)
+	if _, err := same.br.ReadString('\n'); err != io.EOF {
+		t.Errorf("the same service hears something: %v", err)
+	}
+
+	for deadline := time.Now().Add(timeout); c.renewing(); time.Sleep(time.Millisecond) { // polling
+		if time.Now().After(deadline) {
+			t.Fatal("it does not end")
+		}
+	}
+	other := strings.Replace(greeting, "4711", "4712", 1)
+	c.Renew()
+	c.Renew() // is the same
+	began := make(chan *Exchange, 1)
+	go func() { // ends when the second service has greeted
+		ex, err := c.Begin(&Request{Mechanism: "PLAIN", Service: "s"})
+		if err != nil {
+			t.Error(err)
+		}
+		began <- ex
+	}()
+	second := accept(t, l)
+	second.say(other)
+	second.hear("VERSION\t1\t2")
+	second.hear("CPID\t99")
+	second.hear("AUTH\t1\tPLAIN\tservice=s")
+	fresh := <-began
+	if s := c.State(); !s.Ready || s.Err != nil || c.Conn().SPID() != 4712 {
+		t.Errorf("renewed: %+v", s)
+	}
+	first.say("OK\t1\tuser=old\n")
+	second.say("OK\t1\tuser=new\n")
+	for ex, want := range map[*Exchange]string{begun: "old", fresh: "new"} {
+		r, err := ex.Next(t.Context())
+		if got, _ := r.Fields().Get("user"); err != nil || got != want {
+			t.Errorf("user %q, %v; want %s", got, err, want)
+		}
+		ex.Close()
+	}
+	first.hear("CANCEL\t1") // nobody claimed them
+	second.hear("CANCEL\t1")
+	c.Close()
+	if _, err := first.br.ReadString('\n'); err != io.EOF {
+		t.Errorf("the old connection: %v", err)
+	}
+	if len(log.text) > 0 {
+		t.Errorf("log %q", log.text)
+	}
+}
+
+// The connection may be lost while it is being renewed: nobody waits for ever.
+func TestLostWhileRenewing(t *testing.T) {
+	leak.Check(t)
+	path := filepath.Join(t.TempDir(), "login")
+	l := listen(t, path)
+	go func() { // ends with l
+		for n := 4711; ; n++ {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(nc, strings.Replace(greeting, "4711", fmt.Sprint(n), 1))
+			time.AfterFunc(time.Duration(n%4)*time.Millisecond, func() { nc.Close() })
+		}
+	}()
+	for range 30 {
+		c := NewClient(path, 99, event.New(&lines{}, "", false))
+		for range 10 {
+			c.Renew()
+			if ex, err := c.Begin(&Request{Mechanism: "PLAIN", Service: "s"}); err == nil {
+				_, _ = ex.Next(t.Context())
+				ex.Close()
+			}
+			time.Sleep(200 * time.Microsecond) // for another order of things
+		}
+		c.Close()
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,15 +18,19 @@ const (
 	firstWait = 50 * time.Millisecond
 	lastWait  = 5 * time.Second
 	stable    = 5 * time.Second
+
+	renewals = 3               // attempts of Renew to connect
+	renewal  = 5 * time.Second // for it, while new exchanges wait
 )
 
 // A Client keeps a connection to the auth service: it connects in the background, and
 // again when the connection is lost. Any goroutine may use it.
 type Client struct {
-	dial   func(context.Context) (*Conn, error)
+	dial   func(ctx context.Context, known uint32) (*Conn, error)
 	log    *event.Log
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when run has ended
+	renew  chan struct{} // has room for one; Renew was called
 
 	mu    sync.Mutex
 	conn  *Conn         // guarded by mu; nil while there is none
@@ -33,6 +38,7 @@ type Client struct {
 	since time.Time     // guarded by mu: when conn changed
 	ever  bool          // guarded by mu
 	err   error         // guarded by mu: why the last attempt failed, or the connection was lost
+	other chan struct{} // guarded by mu; nil, or closed when Renew has done what it could
 }
 
 // A State is how things stand between us and the auth service.
@@ -57,15 +63,15 @@ func NewClient(path string, pid uint32, log *event.Log) *Client {
 func NewClientOver(dial func(context.Context) (net.Conn, error), pid uint32, log *event.Log) *Client {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Client{
-		dial: func(ctx context.Context) (*Conn, error) {
+		dial: func(ctx context.Context, known uint32) (*Conn, error) {
 			nc, err := dial(ctx)
 			if err != nil {
 				return nil, err
 			}
-			return NewConn(ctx, nc, pid)
+			return newConn(ctx, nc, pid, known)
 		},
 		log: log, cancel: cancel,
-		ended: make(chan struct{}), ready: make(chan struct{}), since: time.Now(),
+		ended: make(chan struct{}), renew: make(chan struct{}, 1), ready: make(chan struct{}), since: time.Now(),
 	}
 	go c.run(ctx) // ends with Close
 	return c
@@ -77,11 +83,63 @@ func (c *Client) Close() {
 	<-c.ended
 }
 
+// Renew makes new exchanges go to another process of the service, if one is behind the
+// socket now: after a reload, when those who claim users ask that one. What has begun, and
+// who was not claimed yet, stays with the connection that there was. Without another
+// process nothing changes. Begin waits meanwhile.
+func (c *Client) Renew() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == nil || c.other != nil {
+		return
+	}
+	c.other = make(chan struct{})
+	c.renew <- struct{}{}
+}
+
+// renewed ends what Renew began. conn is nil if there is no other process.
+func (c *Client) renewed(conn *Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn != nil {
+		c.conn = conn
+	}
+	close(c.other)
+	c.other = nil
+}
+
+// connectOther connects to another process of the service than conn's; nil: there is none.
+func (c *Client) connectOther(ctx context.Context, conn *Conn) *Conn {
+	ctx, cancel := context.WithTimeout(ctx, renewal)
+	defer cancel()
+	for range renewals {
+		fresh, err := c.dial(ctx, conn.SPID())
+		if err == nil {
+			return fresh
+		}
+		if errors.Is(err, errSame) {
+			return nil
+		}
+		select {
+		case <-time.After(firstWait):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil // it is being stopped, as it seems
+}
+
 func (c *Client) run(ctx context.Context) {
 	defer close(c.ended)
+	var old []*Conn // still used by who began there
+	defer func() {
+		for _, conn := range old {
+			conn.Close()
+		}
+	}()
 	wait, logged := firstWait, ""
 	for ctx.Err() == nil {
-		conn, err := c.dial(ctx)
+		conn, err := c.dial(ctx, 0)
 		if err == nil {
 			if logged != "" {
 				c.log.Info("auth-client: connected to the auth service again")
@@ -89,10 +147,19 @@ func (c *Client) run(ctx context.Context) {
 			}
 			began := time.Now()
 			c.set(conn, nil)
-			select {
-			case <-conn.Done():
-			case <-ctx.Done():
-				conn.Close()
+			for conn.Err() == nil {
+				select {
+				case <-c.renew:
+					fresh := c.connectOther(ctx, conn)
+					if fresh != nil {
+						old = slices.DeleteFunc(append(old, conn), func(o *Conn) bool { return o.Err() != nil })
+						conn = fresh
+					}
+					c.renewed(fresh)
+				case <-conn.Done():
+				case <-ctx.Done():
+					conn.Close()
+				}
 			}
 			err = conn.Err()
 			c.set(nil, err)
@@ -133,6 +200,14 @@ func (c *Client) set(conn *Conn, err error) {
 	case c.conn != nil:
 		c.since = time.Now()
 		c.ready = make(chan struct{})
+	}
+	if c.other != nil { // the next attempt is Renew's, too
+		select {
+		case <-c.renew:
+		default:
+		}
+		close(c.other)
+		c.other = nil
 	}
 	c.conn, c.err = conn, err
 }
@@ -180,8 +255,17 @@ func (c *Client) Mechanisms() []Mechanism {
 }
 
 // Begin starts an exchange on the connection; see Conn.Begin. Without a connection it
-// returns ErrLost at once.
+// returns ErrLost at once, unless Renew is about to make another one.
 func (c *Client) Begin(r *Request) (*Exchange, error) {
+	c.mu.Lock()
+	other := c.other
+	c.mu.Unlock()
+	if other != nil {
+		select {
+		case <-other:
+		case <-c.ended:
+		}
+	}
 	conn := c.Conn()
 	if conn == nil {
 		return nil, ErrLost

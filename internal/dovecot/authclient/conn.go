@@ -65,9 +65,19 @@ func Dial(ctx context.Context, path string, pid uint32) (*Conn, error) {
 // NewConn makes a Conn of a connection on which nothing has been sent: it says who we are
 // and reads the greeting, for at most 30 seconds. It takes nc.
 func NewConn(ctx context.Context, nc net.Conn, pid uint32) (*Conn, error) {
+	return newConn(ctx, nc, pid, 0)
+}
+
+// errSame says that the service is still the process that it was.
+var errSame = errors.New("the auth service is the same process as before")
+
+// newConn is NewConn; with known, the process of a connection that there is, it is only for
+// another process of the service, and otherwise ends in errSame without having said who we
+// are: a service would not take us twice (clause P3.2).
+func newConn(ctx context.Context, nc net.Conn, pid, known uint32) (*Conn, error) {
 	c := &Conn{nc: nc, br: bufio.NewReaderSize(nc, 4096), done: make(chan struct{}), pending: map[uint32]*Exchange{}}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	err := c.handshake(pid)
+	err := c.handshake(pid, known)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -82,16 +92,39 @@ func NewConn(ctx context.Context, nc net.Conn, pid uint32) (*Conn, error) {
 	return c, nil
 }
 
-func (c *Conn) handshake(pid uint32) error {
+func (c *Conn) handshake(pid, known uint32) error {
 	if pid == 0 {
 		return errors.New("process ID 0")
 	}
 	if err := c.nc.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(c.nc, "VERSION\t%d\t%d\nCPID\t%d\n", major, minor, pid); err != nil {
+	if known == 0 { // the service does not wait for that, either
+		if err := c.introduce(pid); err != nil {
+			return err
+		}
+	}
+	if err := c.greeting(); err != nil {
 		return err
 	}
+	if known != 0 {
+		if c.spid == known {
+			return errSame
+		}
+		if err := c.introduce(pid); err != nil {
+			return err
+		}
+	}
+	return c.nc.SetDeadline(time.Time{})
+}
+
+func (c *Conn) introduce(pid uint32) error {
+	_, err := fmt.Fprintf(c.nc, "VERSION\t%d\t%d\nCPID\t%d\n", major, minor, pid)
+	return err
+}
+
+// greeting reads what the service says of itself.
+func (c *Conn) greeting() error {
 	var version, cookie bool
 	for range maxHandshakeLines {
 		line, _, err := readLine(c.br)
@@ -131,7 +164,7 @@ func (c *Conn) handshake(pid uint32) error {
 			case len(c.mechanisms) == 0:
 				return errors.New("auth service has no mechanisms")
 			}
-			return c.nc.SetDeadline(time.Time{})
+			return nil
 		}
 	}
 	return fmt.Errorf("auth service's greeting has more than %d lines", maxHandshakeLines)

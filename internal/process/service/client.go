@@ -24,6 +24,7 @@ type Client struct {
 	cancel       context.CancelCauseFunc
 	older, newer *Client    // guarded by Process.mu
 	drop         func()     // guarded by Process.mu
+	unserved     bool       // guarded by Process.mu
 	user         string     // guarded by Process.mu; "" before Identify
 	addr         netip.Addr // guarded by Process.mu
 	kicked       bool       // guarded by Process.mu
@@ -56,6 +57,15 @@ func (c *Client) Identify(user string, addr netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.user, c.addr = user, addr.Unmap().WithZone("")
+}
+
+// NotServed says that nobody was served: the client does not count for service_count, as one
+// that leaves before it has said what it wants.
+func (c *Client) NotServed() {
+	p := c.Process
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.unserved = true
 }
 
 // OnPanic sets what is done before the connection is closed when one of the client's
@@ -162,7 +172,7 @@ func (p *Process) finished(c *Client) {
 	p.unlinkLocked(c)
 	c.left = true
 	p.active--
-	if p.counted && p.left > 0 {
+	if p.counted && p.left > 0 && !c.unserved {
 		p.left--
 	}
 	if p.dropping == c {

@@ -45,6 +45,7 @@ type Process struct {
 
 	program Program
 	logPipe *dovelog.Writer           // nil without a log service
+	own     *event.Log                // for what happens to the process
 	current atomic.Pointer[event.Log] // what the runtime logs to
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
@@ -74,6 +75,7 @@ type Process struct {
 	fullTimer       *time.Timer     // guarded by mu; looks at the flag again
 	identity        *privs.Identity // guarded by mu; what Drop made of the process
 	atExit          []func()        // guarded by mu
+	onReload        func()          // guarded by mu; nil once it was called
 	acceptFailure   acceptFailure   // guarded by mu
 	lastIP          string          // guarded by mu; told to the log service
 }
@@ -117,6 +119,15 @@ func (p *Process) AtExit(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.atExit = append(p.atExit, f)
+}
+
+// OnReload sets what is done, in a goroutine of its own, when the master does not want the
+// process any more, while it has clients: other processes may have taken the places of
+// those that it has to do with. It belongs into Setup or Start.
+func (p *Process) OnReload(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.onReload = f
 }
 
 // runAtExit runs fs, the last one first, and waits for them no longer than exitDelay.
@@ -279,6 +290,10 @@ func (p *Process) masterGone() {
 	defer p.mu.Unlock()
 	p.unwanted = true
 	p.retireLocked()
+	if f := p.onReload; f != nil && !p.hasEnded {
+		p.onReload = nil
+		go f() // ends when f does
+	}
 	p.abandonedLocked()
 }
 

@@ -43,6 +43,10 @@ type Program struct {
 	// Name is the program's name, "submission-login", and the log prefix with ": ".
 	Name string
 
+	// PIDPrefix: what happens to the process is logged under "name(pid): ", whoever it
+	// serves, as Dovecot's workers do.
+	PIDPrefix bool
+
 	// About says in one sentence what the program is, for those who start it by hand.
 	About string
 
@@ -152,6 +156,10 @@ func newProcess(prog Program, env masterproto.Env) *Process {
 		sink = p.logPipe
 	}
 	p.Log = event.New(sink, prefix, strings.TrimSpace(env.LogDebug) == "*")
+	p.own = p.Log
+	if prog.PIDPrefix {
+		p.own = p.Log.WithPrefix(fmt.Sprintf("%s(%d): ", prog.Name, os.Getpid()))
+	}
 	p.current.Store(p.Log)
 	return p
 }

@@ -40,9 +40,9 @@ func (p *Process) idleKill() {
 // kicked is SIGTERM: the sessions end, then the process.
 func (p *Process) kicked(s siginfo.Signal) {
 	if s.Known {
-		p.log().Warning("Killed with signal %d (by pid=%d uid=%d code=%s)", s.Number, s.PID, s.UID, s.CodeText())
+		p.own.Warning("Killed with signal %d (by pid=%d uid=%d code=%s)", s.Number, s.PID, s.UID, s.CodeText())
 	} else {
-		p.log().Warning("Killed with signal %d", s.Number)
+		p.own.Warning("Killed with signal %d", s.Number)
 	}
 	p.cancelSessions()
 }

@@ -296,6 +296,19 @@ func (s *Server) stop() {
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
 
+// Ask runs `dovetail args...` with the server's configuration, named by -c behind the first
+// word, and returns what it says, and its exit status.
+func (s *Server) Ask(t testing.TB, args ...string) (string, int) {
+	t.Helper()
+	cmd := exec.Command(s.bin, append([]string{args[0], "-c", s.Dir + "/dovecot.conf"}, args[1:]...)...)
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "TZ=UTC", "NO_COLOR=1", "GORACE=atexit_sleep_ms=0"}
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
 // PID is the master's process.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 

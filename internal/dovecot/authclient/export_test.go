@@ -1,0 +1,7 @@
+package authclient
+
+func (c *Client) renewing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.other != nil
+}
