@@ -207,6 +207,7 @@ func (s *process) start(p *service.Process) error {
 	}
 	s.auth = authclient.NewClientOver(s.dialAuth, uint32(os.Getpid()), s.log)
 	p.AtExit(s.auth.Close)
+	p.OnReload(s.auth.Renew) // workers ask the new auth service about users
 	ctx, cancel := context.WithTimeout(p.Context(), authAwait)
 	defer cancel()
 	if err := s.auth.Ready(ctx); err != nil && p.Context().Err() == nil {
