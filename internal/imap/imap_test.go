@@ -232,6 +232,7 @@ func TestFetch(t *testing.T) {
 		{"UID behind", "* 1 FETCH (BODY[TEXT] {2}\r\nhi UID 7)\r\n$ OK x\r\n", "hi", ""},
 		{"origin", "* 1 FETCH (UID 7 BODY[TEXT]<5> {2}\r\nhi)\r\n$ OK x\r\n", "hi", ""},
 		{"fields", "* 1 FETCH (UID 7 BODY[HEADER.FIELDS (\"a]b\")] {2}\r\nhi)\r\n$ OK x\r\n", "hi", ""},
+		{"quotes in fields", "* 1 FETCH (UID 7 BODY[HEADER.FIELDS (\"a\\\"]b\")] {2}\r\nhi)\r\n$ OK x\r\n", "hi", ""},
 		{"among others", "* 3 EXISTS\r\n* 1 FETCH (FLAGS (\\Seen))\r\n* OK [ALERT] {5}\r\n* 1 FETCH (FLAGS (\\Seen (a {2}\r\nxx)) UID 7 X-A NIL BODY[TEXT] {2}\r\nhi MODSEQ (5))\r\n* 2 FETCH (FLAGS ())\r\n$ OK x\r\n", "hi", ""},
 		{"LF alone", "* 1 FETCH (UID 7 BODY[TEXT] {2}\nhi)\n$ OK x\n", "hi", ""},
 		{"none", "* 1 EXISTS\r\n$ OK x\r\n", "", ErrNotFound.Error()},

@@ -47,13 +47,6 @@ func (w *world) account(user, password string) mailbox.Account {
 	return mailbox.Account{Addr: fmt.Sprintf("127.0.0.1:%d", w.IMAPPort), User: user, Password: password}
 }
 
-// in is w for a subtest.
-func (w *world) in(t testing.TB) *world {
-	here := *w
-	here.t = t
-	return &here
-}
-
 // login opens a session of the submission service.
 func (w *world) login(a mailbox.Account) *client.Client {
 	w.t.Helper()
