@@ -31,6 +31,9 @@ type Options struct {
 	Only *all.Selection
 	// IgnoreUnknown passes over settings and sections that 2.4 does not know (doveconf -U).
 	IgnoreUnknown bool
+	// Around: the checks of 2.4 find settings that belong to a named filter by their names
+	// around it, not in it. So doveconf has them when it prints single settings.
+	Around bool
 	// Resolve finds the address of a host name in local and remote; nil asks the system,
 	// at most 30 seconds for each.
 	Resolve resolver

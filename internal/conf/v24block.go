@@ -207,11 +207,19 @@ func match24(n *Node) Match {
 	return m
 }
 
+// Everyone says whether n is a block local 0.0.0.0/0 or the like, which is no filter.
+func (n *Node) Everyone() bool {
+	return n.Kind == ClientNode && (n.Type == "local" || n.Type == "remote") && n.Net.Bits == 0
+}
+
 // matches says whether this block, apart from those around it, is for the client f, and
 // whether f says anything about what the block asks for.
 func (n *Node) matches(f Filter) (matches, asked bool) {
 	if n.Kind != ClientNode {
 		return false, false
+	}
+	if n.Everyone() {
+		return true, true
 	}
 	switch n.Type {
 	case "protocol":

@@ -87,7 +87,11 @@ func (q *parser24) check24() {
 			add(c)
 		}
 	}
-	add(q.c.Merged(Merge24{Groups: true}))
+	root := q.c.Merged(Merge24{Groups: true})
+	if !q.opt.Around {
+		q.c.intoFilters(root)
+	}
+	add(root)
 	slices.SortStableFunc(nodes, func(a, b *Node) int {
 		la, na := a.nesting()
 		lb, nb := b.nesting()
@@ -104,6 +108,27 @@ func (q *parser24) check24() {
 			if i == 0 || groups24[g].has(n) {
 				groups24[g].run(&checker24{q: q, n: n})
 			}
+		}
+	}
+}
+
+// intoFilters moves settings that belong to named filters by their names into these.
+func (c *Config24) intoFilters(n *Node) {
+	var keep []*Setting24
+	for _, s := range n.Settings {
+		f := c.NamedFilter(n, s.Row.Name)
+		if f == "" {
+			keep = append(keep, s)
+			continue
+		}
+		in := n.child(NamedNode, f, "")
+		*in.setting(s.Row) = *s
+		delete(n.byKey, s.Row.Name)
+	}
+	n.Settings = keep
+	for _, child := range n.Children {
+		if child.Kind != GroupNode {
+			c.intoFilters(child)
 		}
 	}
 }
@@ -138,16 +163,25 @@ func (c *checker24) fail(name, text, detail string) {
 	}
 }
 
-// get is the value of a setting in the block itself, or the default. ok is false if it is
-// known only when the server runs.
+// unknownValue is what Dovecot's checks see in place of a text with variables.
+const unknownValue = "UNKNOWN_VALUE_WITH_VARIABLES"
+
+// get is the value of a setting in the block itself, or the default.
 func (c *checker24) get(name string) (string, bool) {
-	if s, ok := c.n.Get(name); ok {
-		v := s.text()
-		return v, !strings.Contains(v, "%{") && !hasVariable(v)
-	}
 	row, ok := c.q.t.Row(name)
 	if !ok {
 		return "", false
+	}
+	if s, ok := c.n.Get(name); ok {
+		v := s.text()
+		variable := strings.Contains(v, "%{") || !c.q.opt.Expand && (strings.Contains(v, "$SET:") || strings.Contains(v, "$ENV:"))
+		switch {
+		case !variable || row.Shape != all.Value || row.Type == settings.Str || row.Type == settings.File:
+			return v, true
+		case row.Type == settings.StrVars || row.Type == settings.Enum:
+			return unknownValue, true
+		}
+		return row.Default, true // of numbers nothing is known
 	}
 	if c.n.Kind == RootNode {
 		return c.q.c.Default(row), true
@@ -191,7 +225,7 @@ func (c *checker24) ssl() {
 	}
 	options, _ := c.get("ssl_options")
 	for _, w := range split(options, ", ") {
-		if w = strings.ToLower(w); w != "compression" && w != "no_ticket" {
+		if l := strings.ToLower(w); l != "compression" && l != "no_ticket" {
 			c.fail("ssl_options", fmt.Sprintf("ssl_options: unknown flag: '%s'", w), "The flags are compression and no_ticket.")
 		}
 	}

@@ -72,6 +72,10 @@ func (q *parser24) set24(l line) {
 		}
 		return
 	case all.ListFilter:
+		if variable {
+			q.fails(at, l.key, "Named list filter name must not contain $SET: "+value, "")
+			return
+		}
 		q.fails(at, l.key, fmt.Sprintf("Setting is a named list filter, use '%s %s {'", l.key, value), "")
 		return
 	case all.StrList:
@@ -119,7 +123,7 @@ func (q *parser24) allowed(n *Node, row *all.Row24, key, full string, at Range) 
 		case up.Kind == GroupNode && slices.Contains([]string{"base_dir", "import_environment", "dovecot_storage_version"}, row.Name):
 			q.fails(at, key, row.Name+" cannot currently be defined inside groups", "")
 			return false
-		case up.Kind == ClientNode && up.Type != "protocol" && row.Auth:
+		case up.Kind == ClientNode && up.Type != "protocol" && !up.Everyone() && row.Auth:
 			q.fails(at, key, "Auth settings not supported inside local/remote blocks: "+full, authHelp)
 			return false
 		}
@@ -130,7 +134,7 @@ func (q *parser24) allowed(n *Node, row *all.Row24, key, full string, at Range) 
 // inside24 says whether n is in local, local_name or remote.
 func inside24(n *Node) bool {
 	for ; n != nil; n = n.Parent {
-		if n.Kind == ClientNode && n.Type != "protocol" {
+		if n.Kind == ClientNode && n.Type != "protocol" && !n.Everyone() {
 			return true
 		}
 	}

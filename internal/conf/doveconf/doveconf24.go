@@ -52,7 +52,9 @@ func (r *run24) main(args []string) error {
 	if o.defaults {
 		r.c = conf.Defaults24()
 	} else {
-		c, diags := conf.Load24(o.file, conf.Options{Expand: o.expand, Env: r.env.LookupEnv, IgnoreUnknown: o.ignoreUnknown})
+		c, diags := conf.Load24(o.file, conf.Options{
+			Expand: o.expand, Env: r.env.LookupEnv, IgnoreUnknown: o.ignoreUnknown, Around: len(o.names) > 0 && !strings.Contains(o.names[0], "/"),
+		})
 		r.c = c
 		if err := r.report(diags); err != nil {
 			return err
@@ -252,6 +254,10 @@ func (p *printer24) named(n, f *conf.Node, outside []*conf.Setting24, everything
 
 // block is any other block. Empty blocks of clients and groups are not shown.
 func (p *printer24) block(n *conf.Node, everything bool) {
+	if n.Everyone() {
+		p.node(n, everything)
+		return
+	}
 	inner := p.inner()
 	inner.node(n, everything)
 	if inner.out.Len() == 0 && (n.Kind == conf.ClientNode || n.Kind == conf.GroupNode) {
@@ -266,6 +272,8 @@ func heading24(n *conf.Node) string {
 	switch n.Kind {
 	case conf.NamedNode:
 		return n.Type + " {"
+	case conf.ClientNode:
+		return n.Type + " " + n.Name + " {"
 	case conf.GroupNode:
 		return "group " + n.Type + " " + quoteName24(n.Name) + " {"
 	}
