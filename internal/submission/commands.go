@@ -58,14 +58,11 @@ func (se *session) auth(cmd *server.Command) bool {
 
 // startTLS is STARTTLS, which comes too late (clause S3.8).
 func (se *session) startTLS(cmd *server.Command) bool {
-	switch {
-	case cmd.Params != "":
-		cmd.Reply(badArgument)
-	case se.tls:
-		cmd.Reply(smtp.NewReply(502, "5.5.1", "TLS is already active."))
-	default:
-		cmd.Reply(smtp.NewReply(502, "5.5.1", "TLS support is not enabled."))
+	text := "TLS support is not enabled."
+	if se.tls {
+		text = "TLS is already active."
 	}
+	cmd.Reply(smtp.NewReply(502, "5.5.1", text))
 	return true
 }
 

@@ -79,11 +79,12 @@ type worker struct {
 func Program() service.Program {
 	w := &worker{}
 	return service.Program{
-		Name:  "submission",
-		About: "the per-user half of the submission service",
-		Flags: w.flags,
-		Setup: w.setup,
-		Serve: w.serve,
+		Name:      "submission",
+		PIDPrefix: true,
+		About:     "the per-user half of the submission service",
+		Flags:     w.flags,
+		Setup:     w.setup,
+		Serve:     w.serve,
 	}
 }
 
@@ -143,10 +144,12 @@ func (w *worker) serve(ctx context.Context, cl *service.Client) {
 		return
 	}
 	login, err := handoff.Receive(ctx, conn)
+	if err == io.EOF {
+		cl.NotServed() // nobody said who the client is (clause P5.13)
+		return
+	}
 	if err != nil {
-		if err != io.EOF {
-			w.log.Error("%v", err)
-		}
+		w.log.Error("%v", err)
 		return
 	}
 	client := login.Client

@@ -205,6 +205,23 @@ SUBMISSION_MAX_RECIPIENTS=1 USERDB_KEYS="$USERDB_KEYS submission_max_recipients"
 			},
 		},
 		scenario{
+			name: "post-login scripts that do not answer", slow: true,
+			setup: func(s *system.Setup) {
+				s.Files = map[string]system.File{"etc/post": {Mode: 0o755, Data: "#!/bin/sh\nexec sleep 5\n"}}
+				s.Users = append(s.Users, "late:{PLAIN}x:12001:12001::{dir}/mail/late::", "lost:{PLAIN}x:12001:12001::{dir}/mail/lost::userdb_postlogin=nowhere")
+				s.Args = map[string]string{"submission": "-t 1 post-login"}
+				s.Config = append(s.Config, "service post-login {\n  executable = script-login {dir}/etc/post\n  user = root\n  unix_listener post-login {\n  }\n}")
+			},
+			run: func(w *world) {
+				for _, user := range []string{"late", "lost"} {
+					s := w.local(user)
+					s.send("AUTH PLAIN " + plain(user, "x") + "\r\n")
+					s.gone()
+					w.inst.WaitLine("submission(" + user)
+				}
+			},
+		},
+		scenario{
 			name:  "process_limit of the worker reached",
 			setup: service("submission", "process_limit = 1"),
 			slow:  true, quietLog: true,
