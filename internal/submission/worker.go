@@ -102,7 +102,10 @@ func (w *worker) setup(p *service.Process) error {
 		return errors.New("Invalid -t parameter: 0") //lint:ignore ST1005 Dovecot's words
 	}
 	if len(p.Args) > 0 {
-		w.postlogin = p.Args[0]
+		var err error
+		if w.postlogin, err = filepath.Abs(p.Args[0]); err != nil {
+			return err
+		}
 	}
 	w.override = map[string]string{}
 	for _, o := range p.Options.Override {
@@ -160,11 +163,7 @@ func (w *worker) serve(ctx context.Context, cl *service.Client) {
 		return // the client was told
 	}
 	if client, err = w.script(ctx, u, client); err != nil {
-		if errors.Is(err, handoff.ErrDenied) {
-			w.log.Error("Post-login script denied access to user %s", u.name)
-		} else {
-			w.log.Error("%v", err)
-		}
+		w.log.WithPrefix("submission("+u.name+"): ").Error("%s", scriptFailure(err, u, login, cl.Accepted))
 		return
 	}
 	if u.anonymous {
@@ -213,6 +212,9 @@ func (w *worker) claim(ctx context.Context, login *handoff.Login) (*user, error)
 		u.session, u.local, u.remote = login.Session, login.Local, login.Remote
 		if u.session == "" {
 			u.session = newGUID()
+		}
+		if w.proc.Env.ServiceCount == 1 {
+			w.closeAuth() // there will be no other login, and the auth service has room for so many
 		}
 		err = login.Reply(handoff.OK, pid)
 		if err != nil {
@@ -299,7 +301,7 @@ func (w *worker) authConn(ctx context.Context, spid uint32) (*authmaster.Conn, e
 }
 
 // script lets a post-login script, if there is one, look at the client and change the user.
-// It returns the client's connection, which may be another one.
+// It returns the client's connection, which may be another one. An error is a *scriptError.
 func (w *worker) script(ctx context.Context, u *user, nc net.Conn) (net.Conn, error) {
 	path := w.postlogin
 	if u.fields.postlogin != "" {
@@ -308,15 +310,16 @@ func (w *worker) script(ctx context.Context, u *user, nc net.Conn) (net.Conn, er
 	if path == "" {
 		return nc, nil
 	}
+	began := time.Now()
 	raw, err := nc.(syscall.Conn).SyscallConn()
 	if err != nil {
-		return nc, err
+		return nc, &scriptError{path, began, err}
 	}
 	answer, err := handoff.RunScript(ctx, path, handoff.ScriptRequest{
 		Local: u.local.Addr(), Remote: u.remote.Addr(), User: u.name, Fields: u.fields.raw,
 	}, raw, time.Duration(w.scriptTimeout)*time.Second)
 	if err != nil {
-		return nc, err
+		return nc, &scriptError{path, began, err}
 	}
 	changed, f := newUser(authmaster.User{Name: answer.User, Fields: tabline.ParseFields(answer.Fields)})
 	u.name, u.anonymous, u.nice, u.admin, u.fields = changed.name, changed.anonymous, changed.nice, changed.admin, f
@@ -325,6 +328,39 @@ func (w *worker) script(ctx context.Context, u *user, nc net.Conn) (net.Conn, er
 		nc = answer.Client
 	}
 	return nc, nil
+}
+
+// A scriptError is why a post-login script keeps a user out.
+type scriptError struct {
+	path  string
+	began time.Time
+	err   error
+}
+
+func (e *scriptError) Error() string { return e.err.Error() }
+func (e *scriptError) Unwrap() error { return e.err }
+
+// scriptFailure is the log line about err, in Dovecot's words.
+func scriptFailure(err error, u *user, login *handoff.Login, accepted time.Time) string {
+	var script *scriptError
+	errors.As(err, &script)
+	var op *net.OpError
+	text, started := err.Error(), true
+	switch {
+	case errors.Is(err, handoff.ErrDenied):
+		text = "Post-login script denied access to user " + u.name
+	case errors.Is(err, context.DeadlineExceeded):
+		text = "Timeout waiting for post-login script to finish, aborting"
+	case errors.As(err, &op) && op.Op == "dial":
+		text, started = fmt.Sprintf("net_connect_unix(%s) failed: %s", script.path, client.Reason(op.Err)), false
+	}
+	since := time.Since(accepted).Milliseconds()
+	text += fmt.Sprintf(" (connection created %d msecs ago, client created %d msecs ago: session=%s, rip=%s, auth_pid=%d, client-pid=%d, client-id=%d",
+		since, since, u.session, ipText(u.remote), login.AuthPID, login.ClientPID, login.AuthID)
+	if started {
+		text += fmt.Sprintf(", post-login script %s started %d msecs ago", script.path, time.Since(script.began).Milliseconds())
+	}
+	return text + ")"
 }
 
 var errNoRelay = errors.New("No relay host configured for submission proxy (submission_relay_host is unset)") //lint:ignore ST1005 Dovecot's words
