@@ -518,6 +518,7 @@ func TestCrashOfEachProcess(t *testing.T) {
 	need.Root(t)
 	w := run(t, base+users)
 	s := w.login("alice")
+	worker := w.pids("submission")[0]
 	for _, service := range []string{"log", "anvil", "auth", "config"} {
 		pids := w.pids(service)
 		if len(pids) != 1 {
@@ -540,8 +541,9 @@ func TestCrashOfEachProcess(t *testing.T) {
 	if got := s.say("QUIT"); !strings.HasPrefix(got, "221 ") {
 		t.Errorf("QUIT: %q", got)
 	}
-	// Its prefix went with the log process; the line did not.
-	w.says("Info: Disconnected: Logged out")
+	// Whose line it is only the first log process was told by itself.
+	line := regexp.MustCompile(fmt.Sprintf(`submission\(alice\)<%d><[^>]+>: Info: Disconnected: Logged out`, worker))
+	w.until("alice's last line", func() bool { return line.MatchString(w.log()) })
 }
 
 // The forms of the log: Dovecot's, or JSON; files are made anew at SIGUSR1.

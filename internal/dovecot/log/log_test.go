@@ -56,7 +56,7 @@ func TestRecordedLogin(t *testing.T) {
 
 	var written []byte
 	for i, text := range texts {
-		w, pipe := logPipe(t, "service: ")
+		w, pipe := logPipe(t, name)
 		w.pid = pids[i]
 		w.SetIP("127.0.0.1")
 		w.SetPrefix(name)
@@ -66,7 +66,7 @@ func TestRecordedLogin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		written = append(written, b[handshakeHead+len("service: "):]...)
+		written = append(written, b[handshakeHead+len(name):]...)
 	}
 	if !bytes.Equal(written, golden) {
 		t.Errorf("written\n%q\nrecorded\n%q", written, golden)
@@ -173,8 +173,7 @@ func TestForgetTellsWhatTheProcessSaid(t *testing.T) {
 	}
 }
 
-// Sessions of one process write under prefixes of their own; the one that was set costs
-// nothing on the wire.
+// Sessions of one process write under prefixes of their own, which go with their lines.
 func TestPrefixes(t *testing.T) {
 	w, pipe := logPipe(t, "submission: ")
 	w.pid = 77
@@ -189,11 +188,48 @@ func TestPrefixes(t *testing.T) {
 	want := "\x01\x0277 one\n" +
 		"\x01\xc477 22 submission(bob?)<77>: two\n" +
 		"\x01\x0877 prefix=submission(al): \n" +
-		"\x01\x0277 three\n" +
+		"\x01\xc277 16 submission(al): three\n" +
 		"\x01\xc277 0 four\n"
 	if got := string(got[handshakeHead+len("submission: "):]); got != want {
 		t.Errorf("\n got %q\nwant %q", got, want)
 	}
+}
+
+// A log service that was started anew has forgotten what processes told the one before it;
+// their lines have their prefixes all the same.
+func TestLogServiceStartedAnew(t *testing.T) {
+	const service = "submission: "
+	w, pipe := logPipe(t, service)
+	say := func() {
+		for _, prefix := range []string{service, "submission(al)<1><x>: ", "submission(77): "} {
+			w.Log(event.Info, prefix, "text")
+		}
+	}
+	hear := func(r *Reader, err error) {
+		t.Helper()
+		for _, want := range []string{service, "submission(al)<1><x>: ", "submission(77): "} {
+			if err == nil {
+				var rec Record
+				rec, err = r.Next()
+				if rec.Prefix != want {
+					t.Errorf("prefix %q, want %q", rec.Prefix, want)
+				}
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.SetPrefix(service)
+	say()
+	hear(NewReader(pipe))
+	say()
+	hear(NewReader(io.MultiReader(bytes.NewReader(AppendHandshake(nil, service)), pipe)))
+	w.SetPrefix("submission(al)<1><x>: ")
+	say()
+	hear(NewReader(io.MultiReader(bytes.NewReader(AppendHandshake(nil, service)), pipe)))
+	say()
+	hear(NewReader(io.MultiReader(bytes.NewReader(AppendHandshake(nil, service)), pipe)))
 }
 
 // A long text becomes lines that fit one write each and each have the head; no character

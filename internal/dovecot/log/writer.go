@@ -32,13 +32,17 @@ const (
 // A Writer writes to the log service. It is an event.Sink: any goroutine may use it, and a
 // line that cannot be written is dropped. After drops the next line that gets through is
 // followed by one that counts them.
+//
+// Lines have their prefix with them, unless it is the service's own: a log service that was
+// started anew knows that, but has forgotten what processes told the one before it.
 type Writer struct {
 	fd       int           // lent by the caller of NewWriter, constant
 	pid      int           // constant
+	service  string        // what the log service puts before lines without a prefix, constant
 	patience time.Duration // constant
 
 	mu      sync.Mutex // held for the writing of one text
-	prefix  string     // guarded by mu; what the log service puts before our lines
+	prefix  string     // guarded by mu; what the log service was told; "" for nothing
 	head    []byte     // guarded by mu; of the lines being written
 	text    []byte     // guarded by mu; sanitised
 	line    []byte     // guarded by mu; head, a piece of text, LF
@@ -47,14 +51,14 @@ type Writer struct {
 }
 
 // NewWriter returns a Writer to the pipe fd, which may be non-blocking. It lends fd.
-// servicePrefix is what the log service puts before lines until SetPrefix is called: by
-// Dovecot's master it was told the service's name and ": ".
+// servicePrefix is what the master has told the log service to put before this service's
+// lines: its name and ": ".
 func NewWriter(fd int, servicePrefix string) *Writer {
-	return &Writer{fd: fd, pid: os.Getpid(), patience: patience, prefix: servicePrefix}
+	return &Writer{fd: fd, pid: os.Getpid(), patience: patience, service: servicePrefix}
 }
 
-// SetPrefix makes prefix what the log service puts before this process's lines, and before
-// what the master says of its death. Lines of other prefixes can still be written.
+// SetPrefix makes prefix what the log service puts before what the master says of this
+// process's death, and before what it says without a Writer.
 func (w *Writer) SetPrefix(prefix string) {
 	prefix = cut(prefix, maxPrefix)
 	w.mu.Lock()
@@ -121,10 +125,10 @@ func (w *Writer) headLocked(typ byte) {
 	w.head = append(w.head, ' ')
 }
 
-// lineHeadLocked is headLocked for a line of text. A prefix that is not the stored one
-// goes with the line.
+// lineHeadLocked is headLocked for a line of text. A prefix that is not the service's goes
+// with the line.
 func (w *Writer) lineHeadLocked(level event.Level, prefix string) {
-	if prefix == w.prefix {
+	if prefix == w.service && (w.prefix == "" || w.prefix == w.service) {
 		w.headLocked(typeByte(level))
 		return
 	}

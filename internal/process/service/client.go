@@ -15,7 +15,7 @@ import (
 
 // A Client is one accepted connection. Serve owns it.
 type Client struct {
-	Conn     net.Conn             // *net.TCPConn or *net.UnixConn; closed when Serve returns
+	Conn     net.Conn             // *net.TCPConn or *net.UnixConn; closed when Serve, and what Then says, has returned
 	Listener masterproto.Listener // by which it came
 	Accepted time.Time
 	Process  *Process
@@ -32,6 +32,7 @@ type Client struct {
 
 	mu       sync.Mutex
 	onPanic  func() // guarded by mu
+	then     func() // guarded by mu
 	panicked bool   // guarded by mu
 }
 
@@ -156,13 +157,46 @@ func backtrace() string {
 	}
 }
 
+// Then sets what goes on with the client when Serve has returned: a goroutine of its own,
+// with the small stack that a long wait needs, while Serve's has grown. Until f returns the
+// client is served as before.
+func (c *Client) Then(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.then = f
+}
+
 // serve is the goroutine of one client. It ends when Program.Serve returns.
 func (p *Process) serve(c *Client) {
-	defer p.finished(c)
-	defer c.Conn.Close()
-	defer c.cancel(nil)
+	f := p.program.Serve
+	goesOn := p.guarded(c, func() { f(c.ctx, c) })
+	if goesOn == nil {
+		p.over(c)
+		return
+	}
+	go func() { // ends when goesOn does
+		p.guarded(c, goesOn)
+		p.over(c)
+	}()
+}
+
+// guarded runs f and returns what Then has set, unless there was a panic.
+func (p *Process) guarded(c *Client, f func()) (then func()) {
 	defer c.guard()
-	p.program.Serve(c.ctx, c)
+	f()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.panicked {
+		then = c.then
+	}
+	c.then = nil
+	return then
+}
+
+func (p *Process) over(c *Client) {
+	c.cancel(nil)
+	c.Conn.Close()
+	p.finished(c)
 }
 
 // finished frees the client's slot.

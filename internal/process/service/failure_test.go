@@ -45,6 +45,27 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// What Then says goes on as Serve did: the slot is taken, the connection open, a panic ends
+// the session alone.
+func TestThen(t *testing.T) {
+	s := self(t)
+	s.Env.ClientLimit = 2
+	addr := s.TCP(tcpListener())
+	c := s.Start()
+	a, b := echoclient.Connect(t, addr), echoclient.Connect(t, addr)
+	a.Want("THEN on", "250 then on")
+	a.Want("as it was", "as it was")
+	c.AwaitCount(0)
+	b.Want("THEN panic", "250 then panic")
+	b.Ends("421 4.3.0 A bug")
+	a.Want("still here", "still here")
+	a.Close()
+	if status := c.AwaitExit(); status != 0 { // it retired
+		t.Errorf("exit status %d", status)
+	}
+	s.AwaitLog("echo: Panic: panic in a session: oops later")
+}
+
 // What goes wrong at the start is one Fatal line and status 89, before any record.
 func TestFailingStart(t *testing.T) {
 	for _, c := range []struct {

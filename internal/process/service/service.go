@@ -151,8 +151,8 @@ func newProcess(prog Program, env masterproto.Env) *Process {
 	prefix := prog.Name + ": "
 	var sink event.Sink = event.SinkFunc(plainStderr)
 	if env.LogService {
-		p.logPipe = dovelog.NewWriter(masterproto.LogFD, "")
-		p.logPipe.SetPrefix(prefix) // also if it is the service's own, see lastWords
+		p.logPipe = dovelog.NewWriter(masterproto.LogFD, env.ServiceName+": ")
+		p.logPipe.SetPrefix(prefix)
 		sink = p.logPipe
 	}
 	p.Log = event.New(sink, prefix, strings.TrimSpace(env.LogDebug) == "*")
