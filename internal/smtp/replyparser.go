@@ -22,7 +22,8 @@ const (
 // A ReplyParser reads replies out of a stream that comes in pieces (clause S4.7). The zero
 // ReplyParser is ready. Between two replies it holds no memory.
 type ReplyParser struct {
-	// Ehlo lets the first line of a 250 hold any ASCII character (RFC 5321 section 4.1.1.1).
+	// Ehlo lets the first of several lines of a 250 hold any ASCII character (RFC 5321
+	// section 4.1.1.1).
 	Ehlo bool
 
 	code  int
@@ -138,7 +139,7 @@ func (p *ReplyParser) line(b []byte) (last bool, err error) {
 		}
 		b = b[1:]
 	}
-	if p.Ehlo && first && code == 250 {
+	if p.Ehlo && first && code == 250 && !last {
 		b = asciiText(b)
 	}
 	if err := p.checkText(b); err != nil {

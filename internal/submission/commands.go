@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dovetail/internal/smtp"
+	"dovetail/internal/smtp/client"
 	"dovetail/internal/smtp/server"
 )
 
@@ -229,8 +230,11 @@ func (se *session) quitRelay() {
 	conn := se.conn
 	se.mu.Unlock()
 	timer := time.AfterFunc(quitAnswer, conn.Abort) // wakes Do
-	conn.Do("QUIT")                                 // whatever it says
+	_, e := conn.Do("QUIT")                         // whatever it says
 	timer.Stop()
+	if e != nil && (e.Kind == client.BadReply || e.Kind == client.Lost) && e.Log != "" {
+		se.log.Error("%s%s", se.link.label, e.Log)
+	}
 	se.dropRelay()
 }
 

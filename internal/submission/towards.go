@@ -17,15 +17,12 @@ func (se *session) connect() bool {
 	done := se.waiting()
 	defer done()
 	se.connN++
-	label := se.target.Label(se.connN)
-	target := se.target
-	if w := se.events.towards(target.Host()); w != nil {
-		target = target.Watched(w)
-	}
+	target := se.target.Next(se.connN, se.events.towards(se.target.Host()))
+	label := target.Label()
 	conn, e := target.Dial(se.ctx, se.xclientAttrs(), func(text string) { se.log.Warning("%s%s", label, text) }, se.tapRelay.tap())
 	if e != nil {
 		if e.Kind != client.Cancelled {
-			se.fatal(e, label, false)
+			se.fatal(e, label, e.Codes)
 		}
 		return false
 	}

@@ -282,10 +282,10 @@ func TestFailures(t *testing.T) {
 		"two codes":   {relay.Raw("250-a\r\n251 b\r\n"), BadReply, "Invalid command reply: Inconsistent status codes in reply", true},
 		"two replies": {relay.Raw("250 2.0.0 Ok\r\n250 2.0.0 more\r\n"), BadReply, "Unexpected reply: 250 2.0.0 more", true},
 		"close":       {relay.Close(), Lost, "", false},
-		"reset":       {relay.Reset(), Lost, "Connection lost: read(127.0.0.1:*) failed: Connection reset by peer", false},
+		"reset":       {relay.Reset(), Lost, "Connection lost: read((conn:127.0.0.1:*) failed: Connection reset by peer", false},
 		"half a line": {relay.Close("250-x"), Lost, "", false},
-		"silence":     {relay.Silence(), TimedOut, "Command timed out, disconnecting", false},
-		"half line":   {relay.HalfLine("250 2.0"), TimedOut, "Command timed out, disconnecting", false},
+		"silence":     {relay.Silence(), TimedOut, "Command timed out, disconnecting", true},
+		"half line":   {relay.HalfLine("250 2.0"), TimedOut, "Command timed out, disconnecting", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			leak.Check(t)
@@ -301,7 +301,7 @@ func TestFailures(t *testing.T) {
 			} else if e := o.failure(); e != doErr {
 				t.Errorf("Failed hears %v, Do %v", e, doErr)
 			}
-			got := strings.ReplaceAll(doErr.Log, fmt.Sprint(":", r.Port, ")"), ":*)")
+			got := strings.ReplaceAll(doErr.Log, fmt.Sprint(":", r.Port, ",id=0)"), ":*")
 			if got == "" && !doErr.Reply.IsZero() {
 				got = doErr.Reply.Split().String()
 			}
@@ -446,8 +446,8 @@ func TestHandshakeFailures(t *testing.T) {
 			"garbage": {relay.Raw("\x00\x01\r\n"), BadReply},
 			"close":   {relay.Close(), Lost},
 			"reset":   {relay.Reset(), Lost},
-			"silence": {relay.Silence(), TimedOut},
-			"half":    {relay.HalfLine("22"), TimedOut},
+			"silence": {relay.Silence(), ConnectFailed},
+			"half":    {relay.HalfLine("22"), ConnectFailed},
 		} {
 			t.Run(string(step)+"/"+name, func(t *testing.T) {
 				leak.Check(t)
@@ -455,7 +455,7 @@ func TestHandshakeFailures(t *testing.T) {
 				cfg := config(r)
 				cfg.TLS = &tls.Config{ServerName: "127.0.0.1", RootCAs: ca.Pool()}
 				with(cfg)
-				if tt.want == TimedOut {
+				if tt.want == ConnectFailed {
 					cfg.ConnectTimeout = 300 * time.Millisecond
 				}
 				c, e := Dial(t.Context(), cfg)

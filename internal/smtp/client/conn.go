@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -37,6 +38,7 @@ type Resolver interface {
 // Config is what Dial needs to know. It is lent for the life of the connection, and not
 // changed.
 type Config struct {
+	ID       int    // names the connection, beside the address, in logs of a broken one
 	Host     string // name or address of the relay
 	Port     uint16
 	Resolver Resolver
@@ -93,6 +95,7 @@ type Conn struct {
 	old  bool              // the relay knows no EHLO
 
 	dialing context.Context // Dial's, during Dial
+	phase   string          // of Dial, for a log line
 	asked   pending         // with a Watcher: the command that waits, during Dial
 
 	hooks Hooks
@@ -146,6 +149,7 @@ type pendingKind uint8
 const (
 	command   pendingKind = iota
 	ehlo                  // its reply's first line may hold anything
+	xclient               // of which only a 421 matters
 	answer                // to a challenge of AUTH
 	chunk                 // of a message that goes on
 	streaming             // a message whose data is not sent yet
@@ -153,6 +157,9 @@ const (
 
 // Caps returns what the relay announced last. It is the owner's.
 func (c *Conn) Caps() *smtp.Capabilities { return &c.caps }
+
+// stream names the connection where it broke, as Dovecot does.
+func (c *Conn) stream() string { return fmt.Sprintf("(conn:%s,id=%d)", c.name, c.cfg.ID) }
 
 // Name returns the address and port that were connected to.
 func (c *Conn) Name() string { return c.name }
@@ -246,7 +253,7 @@ func (c *Conn) endLocked(e *Error) (quit bool) {
 		c.timer.Stop()
 	}
 	c.cond.Broadcast()
-	if c.partial || e.Kind == Lost || e.Kind == TimedOut {
+	if c.partial || e.Kind == Lost {
 		return false
 	}
 	if c.writing {

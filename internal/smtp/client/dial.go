@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -43,6 +44,7 @@ func Dial(ctx context.Context, cfg *Config) (*Conn, *Error) {
 		e = cancelled()
 	}
 	if e != nil {
+		e.Codes = c.has(smtp.CapEnhancedStatusCodes)
 		c.mu.Lock()
 		quit := c.endLocked(e)
 		c.mu.Unlock()
@@ -118,10 +120,12 @@ func (c *Conn) handshake(ctx context.Context) *Error {
 			return e
 		}
 	}
+	c.phase = "Connection"
 	greeting, e := c.reply()
 	if e != nil {
 		return e
 	}
+	c.phase = "SMTP handshake"
 	switch {
 	case greeting.Code == 220:
 	case greeting.Class() == 2:
@@ -228,7 +232,7 @@ func (c *Conn) writeNow(b []byte) *Error {
 	n, err := c.nc.Write(b)
 	c.tap(false, b[:n])
 	if err != nil {
-		return ioError("write", c.name, err)
+		return c.dialError("write", err)
 	}
 	return nil
 }
@@ -258,12 +262,22 @@ func (c *Conn) reply() (smtp.Reply, *Error) {
 		if n == 0 {
 			putBuffer(b)
 			if err != nil {
-				return smtp.Reply{}, ioError("read", c.name, err)
+				return smtp.Reply{}, c.dialError("read", err)
 			}
 			continue
 		}
 		c.in, c.inPos, c.inEnd = b, 0, n
 	}
+}
+
+// dialError is ioError before Start, where the time of a step is over.
+func (c *Conn) dialError(verb string, err error) *Error {
+	e := ioError(verb, c.stream(), err)
+	if e.Kind == TimedOut {
+		e.Kind = ConnectFailed
+		e.Log = fmt.Sprintf("%s timed out after %d seconds", c.phase, int(c.cfg.ConnectTimeout/time.Second))
+	}
+	return e
 }
 
 // upgrade does STARTTLS.
@@ -364,6 +378,7 @@ func (c *Conn) login() *Error {
 		line += " " + encoded
 		initial = nil
 	}
+	c.phase = "Authentication"
 	for kind := command; ; kind = answer {
 		r, e := c.step(line, kind)
 		if e != nil {
@@ -374,7 +389,9 @@ func (c *Conn) login() *Error {
 		}
 		if r.Code != 334 {
 			e := refusal(r, Refused)
-			e.Log = "Authentication failed: " + r.Split().OneLine(maxLogged)
+			if e.Kind != Closing {
+				e.Log = "Authentication failed: " + r.Split().OneLine(maxLogged)
+			}
 			return e
 		}
 		if len(r.Text) > 1 {

@@ -32,7 +32,8 @@ type Error struct {
 	// Log is the line about it, without what names the connection; "" where the reply, or
 	// the relay's leaving, says everything.
 	Log     string
-	Waiting int // commands that had no reply yet
+	Waiting int  // commands that had no reply yet
+	Codes   bool // of Dial's errors: the relay had announced enhanced status codes
 	cause   error
 }
 

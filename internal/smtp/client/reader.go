@@ -67,7 +67,7 @@ func (c *Conn) lost(err error) *Error {
 	if c.err != nil {
 		return c.err
 	}
-	return ioError("read", c.name, err)
+	return ioError("read", c.stream(), err)
 }
 
 // dispatch gives a reply to the command that waits for it.
@@ -90,7 +90,7 @@ func (c *Conn) dispatch(r smtp.Reply) bool {
 		c.fail(&Error{Kind: BadReply, Log: "Got early success reply: " + r.Split().OneLine(maxLogged)})
 		return false
 	}
-	if r.Code == 530 {
+	if r.Code == 530 && first.kind != xclient {
 		c.mu.Unlock()
 		c.fail(refusal(r, NeedsAuth))
 		return false

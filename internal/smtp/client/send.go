@@ -165,7 +165,7 @@ func (c *Conn) Introduce(attrs []smtp.XclientAttr) (refused smtp.Reply, e *Error
 		return smtp.Reply{}, e
 	}
 	for _, line := range commands {
-		if _, e := c.Do(line); e != nil {
+		if _, e := c.do(line, xclient); e != nil {
 			return smtp.Reply{}, e
 		}
 	}
@@ -191,7 +191,7 @@ func (c *Conn) write(b []byte) *Error {
 	c.tap(false, b[:n])
 	if err != nil {
 		// What the relay said before it closed is worth more than the error.
-		return c.writeFailed(ioError("write", c.name, err))
+		return c.writeFailed(ioError("write", c.stream(), err))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -24,6 +24,7 @@ type Target struct {
 	outgoing *tlsconf.Outgoing
 	tlsErr   error
 	watcher  client.Watcher
+	n        int // of the next connection
 }
 
 // New returns the relay of set, which it keeps. outgoing is nil if submission_relay_ssl is
@@ -33,11 +34,11 @@ func New(set *settings.Submission, hostname string, resolver client.Resolver, ou
 	return &Target{set: set, hostname: hostname, resolver: resolver, outgoing: outgoing, tlsErr: tlsErr}
 }
 
-// Watched returns t with somebody who hears of its next connection.
-func (t *Target) Watched(w client.Watcher) *Target {
-	watched := *t
-	watched.watcher = w
-	return &watched
+// Next returns t for the nth connection of a session. w hears of it, if it is not nil.
+func (t *Target) Next(n int, w client.Watcher) *Target {
+	next := *t
+	next.n, next.watcher = n, w
+	return &next
 }
 
 // Host is the relay's name or address, as set.
@@ -67,6 +68,7 @@ func (t *Target) Dial(ctx context.Context, attrs []smtp.XclientAttr, warn func(s
 		Warn:           warn,
 		Tap:            tap,
 		Watcher:        t.watcher,
+		ID:             t.n,
 	}
 	if t.XclientFirst() {
 		cfg.Xclient = attrs
@@ -92,9 +94,9 @@ func (t *Target) Dial(ctx context.Context, attrs []smtp.XclientAttr, warn func(s
 	return client.Dial(ctx, cfg)
 }
 
-// Label names the nth connection of a session, as log lines begin.
-func (t *Target) Label(n int) string {
-	return "smtp-client: conn " + net.JoinHostPort(t.set.RelayHost, strconv.Itoa(int(t.set.RelayPort))) + " [" + strconv.Itoa(n) + "]: "
+// Label names the connection, as log lines begin.
+func (t *Target) Label() string {
+	return "smtp-client: conn " + net.JoinHostPort(t.set.RelayHost, strconv.Itoa(int(t.set.RelayPort))) + " [" + strconv.Itoa(t.n) + "]: "
 }
 
 // A Failure is what a failed connection means for the session.
@@ -129,7 +131,11 @@ func Fail(e *client.Error, host, label string, codes bool) Failure {
 		text = notConnected + " (connect)"
 	case client.Refused:
 		text = notReady
-		f.Errors = append(f.Errors, notReady+": "+e.Reply.Split().OneLine(maxLogged))
+		r := e.Reply
+		if codes {
+			r = r.Split()
+		}
+		f.Errors = append(f.Errors, notReady+": "+r.OneLine(maxLogged))
 	case client.NeedsAuth:
 		f.Errors = append(f.Errors, "Relay server requires authentication: "+e.Reply.Split().OneLine(maxLogged))
 		return f.closing("4.3.5", host, internalError)

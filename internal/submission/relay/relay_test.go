@@ -141,7 +141,7 @@ func TestLabel(t *testing.T) {
 		"::1":           "smtp-client: conn [::1]:587 [2]: ",
 	} {
 		set := settings.Submission{RelayHost: host, RelayPort: 587}
-		if got := New(&set, "me", nil, nil, nil).Label(2); got != want {
+		if got := New(&set, "me", nil, nil, nil).Next(2, nil).Label(); got != want {
 			t.Errorf("%s: %q, want %q", host, got, want)
 		}
 	}
