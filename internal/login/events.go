@@ -17,8 +17,8 @@ import (
 	"dovetail/internal/tlsconf"
 )
 
-// events tell the stats service of one session. Any goroutine may use them; the zero value
-// tells nobody.
+// events tell the stats service of one session. Any goroutine may use them; the nil events
+// tell nobody.
 type events struct {
 	stats *stats.Client
 	began time.Time
@@ -33,19 +33,20 @@ type events struct {
 	octets server.Stats   // guarded by mu: at the end
 }
 
-// begin is called before anything happens.
-func (e *events) begin(c *stats.Client, began time.Time) {
+// newEvents is called before anything happens. c may be nil.
+func newEvents(c *stats.Client, began time.Time) *events {
 	if c == nil {
-		return
+		return nil
 	}
-	e.stats, e.began = c, began
+	e := &events{stats: c, began: began}
 	e.conn.Begin(c, nil, stats.SMTPServer, e.connFields)
 	e.client.Begin(c, nil, stats.Login, e.clientFields)
+	return e
 }
 
 // from says who the client is; that may change.
 func (e *events) from(local, remote netip.AddrPort) {
-	if e.stats == nil {
+	if e == nil {
 		return
 	}
 	e.mu.Lock()
@@ -112,7 +113,7 @@ func (e *events) Finished(cmd *server.Command, r smtp.Reply) {
 
 // over tells of the end of the dialogue.
 func (e *events) over(octets server.Stats) {
-	if e.stats == nil {
+	if e == nil {
 		return
 	}
 	e.mu.Lock()
@@ -223,7 +224,7 @@ func (e *events) proxyFields(ev *stats.Event, p *proxied) *stats.Event {
 }
 
 func (e *events) proxyStarted(p *proxied, user string) {
-	if e.stats == nil {
+	if e == nil {
 		return
 	}
 	e.mu.Lock()
@@ -234,7 +235,7 @@ func (e *events) proxyStarted(p *proxied, user string) {
 }
 
 func (e *events) proxyEstablished(p *proxied, local net.Addr) {
-	if e.stats == nil {
+	if e == nil {
 		return
 	}
 	e.mu.Lock()
@@ -245,7 +246,7 @@ func (e *events) proxyEstablished(p *proxied, local net.Addr) {
 
 // proxyFailed tells of a backend where no login was possible; why is as logs have it.
 func (e *events) proxyFailed(p *proxied, why string) {
-	if e.stats == nil {
+	if e == nil {
 		return
 	}
 	for _, prefix := range []string{"Remote server sent invalid input: ", "Aborting due to remote server: "} {
@@ -260,7 +261,7 @@ func (e *events) proxyFailed(p *proxied, why string) {
 // proxyFinished tells of the end of a session that was passed on; why is set if this process
 // ended it.
 func (e *events) proxyFinished(p *proxied, why string, r splice.Result) {
-	if e.stats == nil {
+	if e == nil {
 		return
 	}
 	side := "client"

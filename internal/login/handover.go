@@ -94,7 +94,7 @@ func (se *session) notTaken(ex *authclient.Exchange, err error) error {
 	}
 	se.auth.untaken = true
 	se.s.log.Error("%v (user=<%s>, session=<%s>)", err, sanitise(se.auth.user), se.id)
-	se.end(internalFailure, se.c.Reply421("4.3.0", internalFailure))
+	se.end(internalFailure, se.reply421("4.3.0", internalFailure))
 	return errClosed
 }
 
@@ -103,27 +103,25 @@ const internalFailure = "Internal login failure. Refer to server log for more in
 // cutAfter is how long a worker has, at a shutdown, to say its 421.
 const cutAfter = 4 * time.Second
 
-// afterLogin goes on between the client and whoever has it now, where that is needed.
-func (se *session) afterLogin(ctx context.Context) {
+// afterLogin goes on between the client and whoever has it now, where that is needed: by
+// the stream that it returns, behind which over is called.
+func (se *session) afterLogin(ctx context.Context) (stream *splice.Stream, over func()) {
 	switch {
 	case se.passing != nil:
-		se.runProxy(ctx)
-		return
+		return se.runProxy(ctx)
 	case se.auth.untaken:
 		se.setReason(internalFailure)
 		se.log.disconnected()
 	default:
 		se.log.loggedIn()
 	}
-	switch {
-	case se.forward != nil:
-		se.s.titles.at(se, tlsProxy)
-		stop := context.AfterFunc(ctx, func() { time.AfterFunc(cutAfter, se.forward.Close) })
-		defer stop()
-		se.forward.Run()
-	default:
+	if se.forward == nil {
 		se.sock.Close() // the worker has a descriptor of its own
+		return nil, nil
 	}
+	se.s.titles.at(se, tlsProxy)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(cutAfter, se.forward.Close) })
+	return se.forward, func() { stop() }
 }
 
 // short leaves out a name that no host has: it would take room from the client's input.

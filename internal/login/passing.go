@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dovetail/internal/dovecot/ipc"
@@ -39,8 +40,9 @@ type proxied struct {
 	session    proxy.Session  // ... which this then is
 	rawlog     *rawlog.Log    // of what passes between us and the backend; may be nil
 	sent       uint64         // to the backend, before octets were passed
+	out        uint64         // ... and to the client
 	stream     *splice.Stream // set by start
-	over       chan struct{}  // closed when nothing passes any more; made by start
+	over       atomic.Bool    // nothing passes any more
 	number     uint64         // in the order of registration
 
 	mu    sync.Mutex
@@ -62,35 +64,44 @@ func (p *proxied) move(addr netip.AddrPort) {
 
 // start makes p a session that is passed on. early is what the client has sent already.
 func (p *proxied) start(se *session, b *proxy.Backend, early []byte) {
-	p.session, p.sent, p.over = p.host.Passed(), b.Sent, make(chan struct{})
+	p.session, p.sent, p.out = p.host.Passed(), b.Sent, se.c.Stats().Out
 	se.events.proxyEstablished(p, b.End.Conn.LocalAddr())
 	stream := &splice.Stream{
 		Client: se.clientEnd(), Server: b.End, Go: se.client.Go,
-		ToServer: early, ToClient: append([]byte(nil), b.Early...),
+		ToServer: early, ToClient: b.Early,
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stream = stream
 }
 
-// runProxy passes octets until one side ends, and logs that.
-func (se *session) runProxy(ctx context.Context) {
+// runProxy makes the stream that passes octets until one side ends, and logs that.
+func (se *session) runProxy(ctx context.Context) (stream *splice.Stream, over func()) {
 	p := se.passing
-	defer p.rawlog.Close()
+	p.target.Forward = nil // what is idle for hours keeps little
 	se.s.titles.at(se, proxying)
-	stop := context.AfterFunc(ctx, p.shutdown)
-	defer stop()
+	se.client.Identify(p.target.User, se.remote.Addr())
+	stop := context.AfterFunc(ctx, func() {
+		if se.s.proc.Context().Err() == nil { // it is this session alone
+			p.kick(se)
+			return
+		}
+		p.shutdown()
+	})
 	stayed := false
 	p.stream.Ended = func(r splice.Result) time.Duration {
-		close(p.over)
+		p.over.Store(true)
 		se.s.unregister(p)
 		stay := se.proxyEnded(r)
 		stayed = stay > 0
 		return stay
 	}
-	p.stream.Run()
-	if stayed {
-		p.session.Left()
+	return p.stream, func() {
+		stop()
+		p.rawlog.Close()
+		if stayed {
+			p.session.Left()
+		}
 	}
 }
 
@@ -115,7 +126,7 @@ func (se *session) proxyEnded(r splice.Result) (stay time.Duration) {
 			text += ": " + plainError(r.Err)
 		}
 		client, server := st.Unsent()
-		text += fmt.Sprintf(" (%ds idle, in=%d, out=%d", int(st.Idle()/time.Second), p.sent+st.In(), se.c.Stats().Out+st.Out())
+		text += fmt.Sprintf(" (%ds idle, in=%d, out=%d", int(st.Idle()/time.Second), p.sent+st.In(), p.out+st.Out())
 		if client > 0 {
 			text += fmt.Sprintf("+%d, client output blocked", client)
 		}
@@ -134,18 +145,14 @@ func (se *session) proxyEnded(r splice.Result) (stay time.Duration) {
 // shutdown ends a session with the process: at once if nothing passes, or else in a moment.
 func (p *proxied) shutdown() {
 	end := time.Now().Add(mostAtEnd)
-	for {
+	for !p.over.Load() {
 		wait := min(idleAtEnd-p.stream.Idle(), time.Until(end))
 		if wait <= 0 {
-			break
-		}
-		select {
-		case <-time.After(wait):
-		case <-p.over:
+			p.end(killedAtEnd, (*splice.Stream).Close)
 			return
 		}
+		time.Sleep(min(wait, idleAtEnd/10))
 	}
-	p.end(killedAtEnd, (*splice.Stream).Close)
 }
 
 // end ends a session that is passed on. how: with its client, or without.
@@ -158,12 +165,16 @@ func (p *proxied) end(why string, how func(*splice.Stream)) {
 	how(p.stream)
 }
 
+// passing says whether octets are passed already.
+func (p *proxied) passing() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stream != nil
+}
+
 // kick ends a session for an admin.
 func (p *proxied) kick(se *session) {
-	p.mu.Lock()
-	passing := p.stream != nil
-	p.mu.Unlock()
-	if passing {
+	if p.passing() {
 		p.end(killedByHand, (*splice.Stream).Leave)
 		return
 	}

@@ -62,7 +62,8 @@ type process struct {
 	hosts    proxy.Hosts
 
 	dns        *dns.Client
-	titles     *titles   // nil without verbose_proctitle
+	titles     *titles // nil without verbose_proctitle
+	tidier     tidier
 	noChunking sync.Once // it has been said of a backend
 	noXclient  sync.Once // likewise
 

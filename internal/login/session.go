@@ -75,18 +75,20 @@ type session struct {
 	hasXclient bool
 
 	auth      attempts
-	events    events
+	events    *events
 	forward   *splice.Stream // set by a hand-over that needs it
 	workerPID uint32         // ... and by every one
 	passing   *proxied       // set while a login at a backend goes on, and by one that worked
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	ctx      context.Context
+	hostname string // in a 421
 
 	mu     sync.Mutex
-	phase  phase  // guarded by mu: what the login timeout interrupts
-	reason string // guarded by mu: why the session ended; the first one counts
-	bare   bool   // guarded by mu: the reason says "Disconnected" itself
+	cancel context.CancelCauseFunc // guarded by mu; nil after the dialogue
+	talk   *server.Conn            // guarded by mu; c, and nil after the dialogue
+	phase  phase                   // guarded by mu: what the login timeout interrupts
+	reason string                  // guarded by mu: why the session ended; the first one counts
+	bare   bool                    // guarded by mu: the reason says "Disconnected" itself
 }
 
 // A phase says how the login timeout puts it (clause S1.6).
@@ -107,58 +109,91 @@ var timeoutText = [...]string{
 // errClosed ends a session that has been answered for, or needs no answer.
 var errClosed = errors.New("session is over")
 
-// serve serves one client, which it takes.
+// serve serves one client, which it takes, until it has logged in or gone.
 func (s *process) serve(ctx context.Context, cl *service.Client) {
+	se := s.newSession(ctx, cl)
+	if !se.dialogue(ctx) {
+		s.titles.gone(se)
+		return
+	}
+	stream, over := se.afterLogin(ctx)
+	if stream == nil {
+		s.titles.gone(se)
+		return
+	}
+	s.tidier.login()
+	cl.Then(func() {
+		stream.Run()
+		over()
+		s.titles.gone(se)
+	})
+}
+
+func (s *process) newSession(ctx context.Context, cl *service.Client) *session {
 	se := &session{s: s, client: cl, began: cl.Accepted, listener: cl.Listener}
 	se.sock = splice.NewSocket(cl.Conn)
-	se.ctx, se.cancel = context.WithCancelCause(ctx)
-	defer se.cancel(errClosed)
+	se.ctx, se.cancel = context.WithCancelCause(ctx) // ended by dialogue
 	se.realLocal, se.realRemote = addrPort(cl.Conn.LocalAddr()), addrPort(cl.Conn.RemoteAddr())
 	se.local, se.remote = se.realLocal, se.realRemote
 	se.view = s.view(addresses{se.local.Addr(), se.remote.Addr()})
+	se.hostname = se.view.hostname
 	se.log = sessionLog{se}
-	var watcher server.Watcher
-	if s.stats != nil {
-		se.events.begin(s.stats, se.began)
-		se.events.from(se.local, se.remote)
-		watcher = &se.events
-	}
-	raw := se.openRawlog()
-	defer raw.Close()
-	se.c = server.New(se.sock, server.Options{
-		Hostname:      se.view.hostname,
+	return se
+}
+
+// dialogue talks with the client until it is handed over (true) or gone.
+func (se *session) dialogue(ctx context.Context) bool {
+	defer se.forget()
+	o := server.Options{
+		Hostname:      se.hostname,
 		MaxParams:     maxParams,
 		MaxAuthParams: maxAuthParams,
 		ReadSize:      readSize,
-		Tap:           se.tap(raw),
-		Watcher:       watcher,
-	})
+	}
+	if se.events = newEvents(se.s.stats, se.began); se.events != nil {
+		se.events.from(se.local, se.remote)
+		o.Watcher = se.events
+	}
+	raw := se.openRawlog()
+	defer raw.Close()
+	o.Tap = se.tap(raw)
+	se.c = server.New(se.sock, o)
+	se.mu.Lock()
+	se.talk = se.c
+	se.mu.Unlock()
 	timer := time.AfterFunc(loginTimeout-time.Since(se.began), se.timeout)
 	stop := context.AfterFunc(ctx, se.shutdown)
-	cl.Droppable(se.queueFull)
-	cl.OnPanic(func() {
-		se.end("Internal error", se.c.Reply421("4.3.0", "Internal error occurred. Refer to server log for more information."))
+	se.client.Droppable(se.queueFull)
+	se.client.OnPanic(func() {
+		se.end("Internal error", se.reply421("4.3.0", "Internal error occurred. Refer to server log for more information."))
 	})
 	defer func() {
 		timer.Stop()
 		stop()
-		cl.Droppable(nil)
-		s.titles.gone(se)
+		se.client.Droppable(nil)
 	}()
 	if se.login() {
-		timer.Stop()
-		stop()
-		cl.Droppable(nil)
-		raw.Close()
+		se.client.OnPanic(nil) // it is not for us any more to tell the client something
 		se.c.Drop()
 		se.events.over(se.c.Stats())
-		se.afterLogin(ctx)
-		return
+		return true
 	}
 	se.c.Flush()
 	se.log.disconnected() // before Close, which may take a second
 	se.c.Close()
 	se.events.over(se.c.Stats())
+	return false
+}
+
+// forget gives up what only the dialogue needs: sessions that are passed on may stay for
+// hours.
+func (se *session) forget() {
+	se.mu.Lock()
+	cancel := se.cancel
+	se.cancel, se.talk = nil, nil
+	se.mu.Unlock()
+	cancel(errClosed)
+	se.c, se.ctx = nil, nil
 }
 
 // login talks with the client until it is handed over (true) or gone.
@@ -232,7 +267,7 @@ func (se *session) awaitAuth() bool {
 		return false // whatever ended it has said so
 	case err != nil:
 		se.s.log.Warning("Auth process not responding, delayed sending initial response (greeting)")
-		se.end("Auth process broken", se.c.Reply421("4.3.2", "Auth process broken"))
+		se.end("Auth process broken", se.reply421("4.3.2", "Auth process broken"))
 		return false
 	}
 	se.auth.ready = true
@@ -326,8 +361,17 @@ func (se *session) secured() authclient.Secured {
 // end ends the session from outside or inside: the first reason counts.
 func (se *session) end(reason string, reply smtp.Reply) {
 	se.setReason(reason)
-	se.c.Terminate(reply)
-	se.cancel(errClosed)
+	se.mu.Lock()
+	c, cancel := se.talk, se.cancel
+	se.mu.Unlock()
+	if c != nil {
+		c.Terminate(reply)
+		cancel(errClosed)
+	}
+}
+
+func (se *session) reply421(enhanced, text string) smtp.Reply {
+	return smtp.Closing(enhanced, se.hostname, text)
 }
 
 // endBare ends the session without an answer; reason is the whole text for the log.
@@ -344,15 +388,15 @@ func (se *session) timeout() {
 	se.mu.Lock()
 	p := se.phase
 	se.mu.Unlock()
-	se.end(timeoutText[p], se.c.Reply421("4.4.2", timeoutText[p]))
+	se.end(timeoutText[p], se.reply421("4.4.2", timeoutText[p]))
 }
 
 func (se *session) shutdown() {
-	se.end("Shutting down", se.c.Reply421("4.3.2", "Shutting down"))
+	se.end("Shutting down", se.reply421("4.3.2", "Shutting down"))
 }
 
 func (se *session) queueFull() {
-	se.end("Connection queue full", se.c.Reply421("4.0.0", "Connection queue full"))
+	se.end("Connection queue full", se.reply421("4.0.0", "Connection queue full"))
 }
 
 func (se *session) setPhase(p phase) {

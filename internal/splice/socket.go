@@ -30,7 +30,8 @@ type Socket struct {
 	Raw    syscall.RawConn // lends the descriptor
 	NoWait bool            // set by the only reader
 
-	// The reader's, for what it lets the poller call: the functions are made once.
+	// The reader's, for what it lets the poller call: the functions are made once, when
+	// they are needed.
 	read, take, wait func(fd uintptr) bool
 	b                []byte
 	pooled           *[]byte
@@ -45,7 +46,6 @@ func NewSocket(conn net.Conn) *Socket {
 	if sc, ok := conn.(syscall.Conn); ok {
 		s.Raw, _ = sc.SyscallConn()
 	}
-	s.read, s.take, s.wait = s.readOnce, s.takeReady, s.waitReady
 	return s
 }
 
@@ -70,6 +70,9 @@ func (s *Socket) Read(b []byte) (int, error) {
 		return s.Conn.Read(b)
 	}
 	s.b = b
+	if s.read == nil {
+		s.read = s.readOnce
+	}
 	err := s.Raw.Read(s.read)
 	s.b = nil
 	switch {
@@ -98,6 +101,9 @@ func (s *Socket) readOnce(fd uintptr) bool {
 // deadline holds.
 func (s *Socket) Wait() error {
 	s.waited = false
+	if s.wait == nil {
+		s.wait = s.waitReady
+	}
 	return s.Raw.Read(s.wait)
 }
 
@@ -114,6 +120,9 @@ func (s *Socket) waitReady(fd uintptr) bool {
 // readPooled waits for input and reads it into a buffer of the pool, which the caller then
 // owns. It ends with io.EOF.
 func (s *Socket) readPooled() (b *[]byte, n int, err error) {
+	if s.take == nil {
+		s.take = s.takeReady
+	}
 	err = s.Raw.Read(s.take)
 	b, s.pooled = s.pooled, nil
 	switch {

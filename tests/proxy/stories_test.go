@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -294,6 +295,19 @@ func TestDoveadm(t *testing.T) {
 			f.Stop()
 		}
 	})
+}
+
+// dovetail kick ends sessions that our login proxies, too.
+func TestKick(t *testing.T) {
+	f := start(t, system.Standalone, []user{{name: "a", relay: &relay.Options{}}, {name: "b", relay: &relay.Options{}}})
+	a, b := passes(t, f, "a", client.Options{}), passes(t, f, "b", client.Options{TLS: f.TLS()})
+	out, err := exec.Command(system.Binary(t, "dovetail"), "kick", "-c", f.Conf, "a").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	a.ExpectGone()
+	f.WaitLine(fmt.Sprintf("Info: proxy(a,127.0.0.1:%d): Disconnected by proxy: Kicked by admin: user=<a>", f.ports["a"]))
+	b.Do("NOOP", "250")
 }
 
 // listed waits until doveadm proxy list shows the sessions; ports have their backend's name.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -73,6 +74,7 @@ func Dial(ctx context.Context, addr netip.AddrPort, t *Target, o *Offer, connect
 	if err := d.connect(ctx, connect); err != nil {
 		return nil, err
 	}
+	defer func() { d.r.release() }()
 	stop := context.AfterFunc(ctx, func() { d.sock.SetDeadline(time.Unix(1, 0)) })
 	b, err := d.login(ctx)
 	if !stop() && err == nil {
@@ -129,6 +131,9 @@ func (d *dialog) use(nc net.Conn) {
 	d.nc, d.conn = nc, nc
 	if d.o.Wrap != nil {
 		d.conn = d.o.Wrap(nc)
+	}
+	if d.r != nil {
+		d.r.release()
 	}
 	d.r = newReader(d.conn)
 }
@@ -217,7 +222,7 @@ func (d *dialog) login(ctx context.Context) (*Backend, error) {
 		}
 	}
 	return &Backend{
-		End: splice.End{Conn: d.conn, Sock: d.sock}, Early: d.r.rest(), Reply: reply, Sent: d.sent,
+		End: splice.End{Conn: d.conn, Sock: d.sock}, Early: bytes.Clone(d.r.rest()), Reply: reply, Sent: d.sent,
 		Told: d.told, MTA: d.mta, Caps: d.caps.Set,
 	}, nil
 }

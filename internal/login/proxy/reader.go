@@ -6,6 +6,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"dovetail/internal/smtp"
@@ -23,7 +24,22 @@ type reader struct {
 	first string // first line of the last reply, or the line that is none
 }
 
-func newReader(r io.Reader) *reader { return &reader{br: bufio.NewReaderSize(r, maxLine)} }
+var buffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, maxLine) }}
+
+// newReader returns a reader, whose buffer release gives back.
+func newReader(r io.Reader) *reader {
+	br := buffers.Get().(*bufio.Reader)
+	br.Reset(r)
+	return &reader{br: br}
+}
+
+func (r *reader) release() {
+	if r.br != nil {
+		r.br.Reset(nil)
+		buffers.Put(r.br)
+		r.br = nil
+	}
+}
 
 // errNoReply: the line in first is no reply.
 var errNoReply = errors.New("no SMTP reply")

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -130,6 +131,15 @@ func serve(ctx context.Context, c *service.Client) {
 				panic("oops\nsecond line")
 			}
 			c.Go(func() { panic("oops elsewhere") })
+		case "THEN":
+			c.Then(func() {
+				say("250 then %s", arg)
+				if arg == "panic" {
+					panic("oops later")
+				}
+				io.Copy(c.Conn, c.Conn) // ends with the client
+			})
+			return
 		case "FATAL":
 			c.Process.Fatal("told to die")
 		case "RETIRE":
