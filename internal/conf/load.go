@@ -24,6 +24,9 @@ type Options struct {
 	// Own adds the checks of standalone: what it cannot serve is an error (Own errors have
 	// no Report.Text).
 	Own bool
+	// Also, with Own, finds what standalone's parts say of a configuration. What it says of
+	// a line that already has an error is left out.
+	Also func(*Config) hcl.Diagnostics
 	// NoChecks leaves out the checks of whole configurations (clause C16, and Own).
 	NoChecks bool
 	// Only, if not nil, are the settings for which <files are read and checks run (doveconf

@@ -59,6 +59,17 @@ func (p *parser) own() {
 	if !slices.Contains(v.Protocols(), "submission") && !p.failedAt("protocols: ", v.Range("protocols")) {
 		p.ownFail(v.Range("protocols"), "protocols does not contain submission", "Standalone serves this protocol only: `protocols = submission`.")
 	}
+	if p.opt.Also != nil {
+		for _, d := range p.opt.Also(p.cfg) {
+			if d.Subject != nil && p.failedOn(*d.Subject) {
+				continue
+			}
+			if d.Extra == nil {
+				d.Extra = &Report{Level: "Fatal", AtEnd: true}
+			}
+			p.add(d)
+		}
+	}
 }
 
 // scopes calls f for the root and every filter that can concern the submission service,
@@ -108,13 +119,12 @@ func list(words []string) string {
 // unsupportedSettings change what the user gets, and standalone does not have them. A
 // setting at its default is no error.
 var unsupportedSettings = map[string]string{
-	"auth_policy_server_url":    "There is no policy server client.",
-	"auth_use_winbind":          "There is no NTLM.",
-	"auth_krb5_keytab":          "There is no Kerberos.",
-	"auth_username_translation": "Use auth_username_format.",
-	"login_access_sockets":      "There is no tcpwrap service. Use `allow_nets` in the passdb, or a firewall.",
-	"login_plugins":             "Plug-ins are Dovecot's and cannot be loaded.",
-	"ssl_crypto_device":         "There are no crypto engines.",
+	"auth_policy_server_url": "There is no policy server client.",
+	"auth_use_winbind":       "There is no NTLM.",
+	"auth_krb5_keytab":       "There is no Kerberos.",
+	"login_access_sockets":   "There is no tcpwrap service. Use `allow_nets` in the passdb, or a firewall.",
+	"login_plugins":          "Plug-ins are Dovecot's and cannot be loaded.",
+	"ssl_crypto_device":      "There are no crypto engines.",
 }
 
 func (p *parser) unsupported() {
@@ -132,12 +142,13 @@ func (p *parser) unsupported() {
 	})
 }
 
-var mechanisms = []string{"PLAIN", "LOGIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "CRAM-MD5", "EXTERNAL", "OAUTHBEARER", "XOAUTH2"}
+// OwnMechanisms are the SASL mechanisms that standalone has.
+var OwnMechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256", "EXTERNAL", "ANONYMOUS"}
 
 func (p *parser) mechanisms(set *Setting) {
 	for _, w := range strings.Fields(set.Value) {
-		if !slices.Contains(mechanisms, strings.ToUpper(w)) {
-			p.ownFail(set.Last.Range.Range, fmt.Sprintf("auth_mechanisms: %s is not supported by standalone", w), "It has "+list(mechanisms)+".")
+		if !slices.Contains(OwnMechanisms, strings.ToUpper(w)) {
+			p.ownFail(set.Last.Range.Range, fmt.Sprintf("auth_mechanisms: %s is not supported by standalone", w), "It has "+list(OwnMechanisms)+". With any other mechanism run the two programs under Dovecot (drop-in).")
 		}
 	}
 }
@@ -312,14 +323,7 @@ func (p *parser) users(v *View) {
 				c.check(l.Range, "group", l.Group)
 			}
 		}
-		words := strings.Fields(s.Executable)
-		for i, w := range words {
-			if i > 0 && !strings.HasPrefix(w, "-") {
-				p.ownFail(s.At("executable"), fmt.Sprintf("service(%s): %s is started with %s", s.Name, words[0], w),
-					"Post-login scripts are not supported by standalone.")
-				break
-			}
-		}
+		p.commandLine(v, s)
 	}
 }
 
@@ -428,6 +432,16 @@ func (p *parser) pluginNames() {
 			}
 		}
 	})
+}
+
+// failedOn says whether an error points at the line where at begins.
+func (p *parser) failedOn(at hcl.Range) bool {
+	for _, d := range p.diags {
+		if d.Severity == hcl.DiagError && d.Subject != nil && d.Subject.Filename == at.Filename && d.Subject.Start.Line == at.Start.Line {
+			return true
+		}
+	}
+	return false
 }
 
 // failedAt says whether an error that begins with start points at the range at.

@@ -120,7 +120,7 @@ func (c *checker) check(file string) (*conf.Config, hcl.Diagnostics) {
 	if dialect == "" {
 		dialect = DialectOf(file)
 	}
-	opt := conf.Options{Expand: true, Env: c.env.LookupEnv, Own: c.standalone}
+	opt := conf.Options{Expand: true, Env: c.env.LookupEnv, Own: c.standalone, Also: c.env.Also}
 	var cfg *conf.Config
 	var diags hcl.Diagnostics
 	var s subject

@@ -103,7 +103,8 @@ var errSaid, errQuiet = errors.New("said"), errors.New("quiet")
 type Env struct {
 	Stdout, Stderr io.Writer
 	LookupEnv      func(string) (string, bool)
-	Terminal       bool // Stdout is one
+	Terminal       bool                               // Stdout is one
+	Also           func(*conf.Config) hcl.Diagnostics // conf.Options.Also, for check
 }
 
 // System is the Env of this process.

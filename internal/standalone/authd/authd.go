@@ -86,11 +86,59 @@ type auth struct {
 	passdbs   []*database
 	masterdbs []*database
 	userdbs   []*database
+	broken    int // passdbs that could not be built, which is an error
+}
+
+// A BlockError is what is wrong with a passdb or userdb block.
+type BlockError struct {
+	Type   string // "passdb"
+	Number int    // from 1, of the blocks of this type that a protocol has
+	Key    string // the block's setting: "args"
+	Err    error
+}
+
+func (e *BlockError) Unwrap() error { return e.Err }
+
+func (e *BlockError) Error() string {
+	switch e.Key {
+	case "args", "driver", "deny", "pass": // the error says so itself
+		return fmt.Sprintf("%s %d: %v", e.Type, e.Number, e.Err)
+	}
+	return fmt.Sprintf("%s %d: %s: %v", e.Type, e.Number, e.Key, e.Err)
+}
+
+// Check says what New would find wrong with the settings that c has, without the files and
+// sockets that New opens. The error may join several, which may be BlockErrors; those of
+// one protocol's own settings are wrapped.
+func Check(c asker) error {
+	set, err := Load(c)
+	if len(set.protocols) == 0 {
+		return err
+	}
+	s := bareServer(Options{Log: event.New(event.SinkFunc(func(event.Level, string, string) {}), "", false)})
+	defer s.stop()
+	return errors.Join(err, s.build(set))
 }
 
 // New builds a server: it reads passwd-files and the token secret, which may take root.
 // The error has one line for each setting that is wrong or not supported here.
 func New(set Settings, opt Options) (*Server, error) {
+	s := bareServer(opt)
+	if err := s.build(set); err != nil {
+		s.stop()
+		return nil, err
+	}
+	onlyUserdb := len(set.protocols[0].userdbs) == 1
+	for _, db := range s.passwd {
+		db.warn = db.userdb && onlyUserdb
+		db.open()
+	}
+	s.secret.load(filepath.Join(set.baseDir, tokenSecretName), s)
+	return s, nil
+}
+
+// bareServer returns a server that serves no protocol yet.
+func bareServer(opt Options) *Server {
 	s := &Server{
 		log: opt.Log, debugLog: opt.Log.WithDebug(true), pid: opt.PID, penalty: opt.Penalty,
 		pool: password.NewPool(opt.Memory), clients: map[uint32]*loginConn{},
@@ -100,6 +148,11 @@ func New(set Settings, opt Options) (*Server, error) {
 	}
 	s.resolve = newHostCache(opt.Resolver)
 	s.ctx, s.stop = context.WithCancel(context.Background())
+	return s
+}
+
+// build makes what the settings ask for.
+func (s *Server) build(set Settings) error {
 	var errs []error
 	fail := func(err error) {
 		if err != nil {
@@ -116,17 +169,7 @@ func New(set Settings, opt Options) (*Server, error) {
 		s.protocols = append(s.protocols, a)
 	}
 	fail(s.checkPassdbs())
-	if err := errors.Join(errs...); err != nil {
-		s.stop()
-		return nil, err
-	}
-	onlyUserdb := len(set.protocols[0].userdbs) == 1
-	for _, db := range s.passwd {
-		db.warn = db.userdb && onlyUserdb
-		db.open()
-	}
-	s.secret.load(filepath.Join(set.baseDir, tokenSecretName), s)
-	return s, nil
+	return errors.Join(errs...)
 }
 
 // Close answers the failures that are being delayed and cancels all requests.
@@ -158,7 +201,10 @@ func (s *Server) buildAuth(p *protocol, ids dbIDs) (*auth, error) {
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	for i, set := range p.passdbs {
-		to, what := &a.passdbs, fmt.Sprintf("passdb %d", i+1)
+		to := &a.passdbs
+		about := func(key, text string) {
+			errs = append(errs, &BlockError{"passdb", i + 1, key, errors.New(text)})
+		}
 		if set.master {
 			to = &a.masterdbs
 		}
@@ -167,13 +213,14 @@ func (s *Server) buildAuth(p *protocol, ids dbIDs) (*auth, error) {
 		}
 		switch {
 		case set.master && set.deny:
-			fail("%s: Master passdb can't have deny=yes", what)
+			about("deny", "Master passdb can't have deny=yes")
 		case set.pass && set.resultSuccess != "return-ok":
-			fail("%s: Obsolete pass=yes setting mixed with non-default result_success", what)
+			about("pass", "Obsolete pass=yes setting mixed with non-default result_success")
 		}
-		db, err := s.buildDatabase("passdb", what, set, ids)
+		db, err := s.buildDatabase("passdb", i+1, set, ids)
 		if err != nil {
 			errs = append(errs, err)
+			a.broken++
 			continue
 		}
 		*to = appendDB(*to, db)
@@ -194,7 +241,7 @@ func (s *Server) buildAuth(p *protocol, ids dbIDs) (*auth, error) {
 		}}
 	}
 	for i, set := range users {
-		db, err := s.buildDatabase("userdb", fmt.Sprintf("userdb %d", i+1), set, ids)
+		db, err := s.buildDatabase("userdb", i+1, set, ids)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -211,7 +258,7 @@ func appendDB(list []*database, db *database) []*database {
 	return append(list, db)
 }
 
-func (s *Server) buildDatabase(typ, what string, set dbSettings, ids dbIDs) (*database, error) {
+func (s *Server) buildDatabase(typ string, number int, set dbSettings, ids dbIDs) (*database, error) {
 	db := &database{set: set, logName: set.name}
 	if set.name == "" {
 		db.logName = set.driver
@@ -219,7 +266,7 @@ func (s *Server) buildDatabase(typ, what string, set dbSettings, ids dbIDs) (*da
 	var errs []error
 	keep := func(key string, err error) {
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %s: %w", what, key, err))
+			errs = append(errs, &BlockError{typ, number, key, err})
 		}
 	}
 	var err error
@@ -256,8 +303,12 @@ func (s *Server) buildDatabase(typ, what string, set dbSettings, ids dbIDs) (*da
 	}
 	db.usernames = words(set.usernameFilter)
 	unsupported := func(have string) error {
+		if set.driver == "" {
+			return nil // Load has said that it is missing
+		}
 		return fmt.Errorf("driver %s is not supported by standalone, which has %s: %s", set.driver, have, dropIn)
 	}
+	about := "args"
 	if typ == "passdb" {
 		switch set.driver {
 		case "passwd-file":
@@ -265,7 +316,7 @@ func (s *Server) buildDatabase(typ, what string, set dbSettings, ids dbIDs) (*da
 		case "static":
 			db.passDriver, err = newStaticPass(set.args)
 		default:
-			err = unsupported("passwd-file and static")
+			about, err = "driver", unsupported("passwd-file and static")
 		}
 	} else {
 		switch set.driver {
@@ -276,14 +327,12 @@ func (s *Server) buildDatabase(typ, what string, set dbSettings, ids dbIDs) (*da
 		case "prefetch":
 			db.userDriver = prefetch{}
 		default:
-			err = unsupported("passwd-file, static and prefetch")
+			about, err = "driver", unsupported("passwd-file, static and prefetch")
 		}
 		keep("default_fields", db.defaults.resolveIDs("userdb "+set.driver, s))
 		keep("override_fields", db.overrides.resolveIDs("userdb "+set.driver, s))
 	}
-	if err != nil {
-		errs = append(errs, fmt.Errorf("%s: %w", what, err))
-	}
+	keep(about, err)
 	db.id = ids.of(typ, set)
 	return db, errors.Join(errs...)
 }
@@ -292,7 +341,7 @@ func (s *Server) buildDatabase(typ, what string, set dbSettings, ids dbIDs) (*da
 func (s *Server) checkPassdbs() error {
 	for _, m := range s.mechanisms {
 		for _, a := range s.protocols {
-			if m.needsPassdb && len(a.passdbs) == 0 && !s.onlyExceptions(a) {
+			if m.needsPassdb && len(a.passdbs)+a.broken == 0 && !s.onlyExceptions(a) {
 				return dovecots("No passdbs specified in configuration file. %s mechanism needs one", m.Name)
 			}
 		}

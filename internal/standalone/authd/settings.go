@@ -59,17 +59,17 @@ type asker interface {
 	Request(config.Request) (config.Answer, error)
 }
 
-// Load asks the config service for the settings. The error names the setting.
+// Load asks the config service for the settings. The error joins what is wrong with them,
+// and names each setting.
 func Load(c asker) (Settings, error) {
 	var s Settings
 	all, err := c.Request(config.Request{Modules: []string{"auth"}})
 	if err != nil {
 		return s, err
 	}
+	var errs []error
 	p, err := parseProtocol("", all)
-	if err != nil {
-		return s, err
-	}
+	errs = append(errs, err)
 	s.protocols = append(s.protocols, p)
 	if s.baseDir, _ = all.Get("base_dir"); s.baseDir == "" {
 		s.baseDir = "/run/dovecot"
@@ -78,21 +78,21 @@ func Load(c asker) (Settings, error) {
 	for _, name := range all.Services {
 		if strings.HasPrefix(name, "!") {
 			if not != "" {
-				return s, dovecots("Can't have multiple protocol !services (seen %s and %s)", not, name)
+				errs = append(errs, dovecots("Can't have multiple protocol !services (seen %s and %s)", not, name))
 			}
 			not = name
 		}
 		a, err := c.Request(config.Request{Modules: []string{"auth"}, Service: name})
 		if err != nil {
-			return s, err
+			return s, errors.Join(append(errs, err)...)
 		}
 		p, err := parseProtocol(name, a)
 		if err != nil {
-			return s, fmt.Errorf("protocol %s: %w", name, err)
+			errs = append(errs, fmt.Errorf("protocol %s: %w", name, err))
 		}
 		s.protocols = append(s.protocols, p)
 	}
-	return s, nil
+	return s, errors.Join(errs...)
 }
 
 // defaultOf returns the default of a setting that is read here, as Dovecot 2.3 has it.

@@ -25,5 +25,7 @@ func runCheck(c *call) int {
 	if *json {
 		args = append(args, "--json")
 	}
-	return doveconf.Main(append(append(args, "--"), files...), doveconf.System())
+	env := doveconf.System()
+	env.Also = CheckAuth
+	return doveconf.Main(append(append(args, "--"), files...), env)
 }

@@ -104,7 +104,8 @@ func load(t *testing.T, text string) (*Setup, string) {
 		}
 	}
 	conf := filepath.Join(dir, "dovecot.conf")
-	text = "protocols = submission\nssl = no\nlisten = 127.0.0.1\nsubmission_relay_host = x\nbase_dir = /run/test\n" + text
+	text = "protocols = submission\nssl = no\nlisten = 127.0.0.1\nsubmission_relay_host = x\nbase_dir = /run/test\n" +
+		"passdb {\n  driver = static\n  args = password=x\n}\n" + text
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

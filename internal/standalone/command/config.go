@@ -70,7 +70,7 @@ func (sys System) Load(path string) (*Setup, hcl.Diagnostics) {
 	if err != nil {
 		return nil, hcl.Diagnostics{problem(hcl.Range{}, err.Error(), "")}
 	}
-	cfg, diags := conf.Load(path, conf.Options{Expand: true, Own: true})
+	cfg, diags := conf.Load(path, conf.Options{Expand: true, Own: true, Also: CheckAuth})
 	view, err := cfg.View(conf.Filter{})
 	if err != nil || diags.HasErrors() {
 		return &Setup{Conf: cfg}, diags
