@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"dovetail/internal/testkit/client"
 	"dovetail/internal/testkit/relay"
@@ -126,6 +127,48 @@ func loginCases() (cases []scenario) {
 				s.do("QUIT")
 				s.gone()
 				s = w.dial("with", client.Options{TLS: w.inst.TLS()})
+				s.login("alice", "wonder")
+				s.do("QUIT")
+				s.gone()
+			},
+		},
+		scenario{
+			name:  "OAUTHBEARER and XOAUTH2",
+			setup: withTokens,
+			run: func(w *world) {
+				for _, m := range bearer {
+					for _, x := range []struct{ name, token string }{
+						{"good", token("alice", oauthKey, time.Now().Add(time.Hour))},
+						{"of another key", token("alice", "x", time.Now().Add(time.Hour))},
+						{"expired", token("alice", oauthKey, time.Now().Add(-time.Second))},
+						{"of somebody else", token("bob@example.test", oauthKey, time.Now().Add(time.Hour))},
+						{"that is none", "x"},
+					} {
+						s := w.dial(m.name+" "+x.name, client.Options{From: "127.0.0.2", TLS: w.inst.TLS()})
+						had := logins(w.inst.Log())
+						last := s.do("AUTH " + m.name + " " + m.initial("alice", x.token))
+						if strings.HasPrefix(last[0], "334") {
+							last = s.do("AQ==")
+						}
+						w.loggedIn(had, last)
+						s.do("QUIT")
+						s.gone()
+						// The line at the end of the session comes a moment later.
+						w.inst.WaitFor(func(lines []string) bool {
+							return logins(lines) > had || count(lines, "submission-login: Info: Disconnected: ") > had
+						})
+						w.chapter(m.name + " " + x.name)
+					}
+				}
+			},
+		},
+		scenario{
+			name:  "disabled users",
+			setup: config("passdb sh {", " driver = shadow", "}"), // which says so of locked passwords
+			run: func(w *world) {
+				s := w.local("c")
+				s.login("daemon", "x")
+				mechanisms[2].auth(s, "daemon", "x")
 				s.login("alice", "wonder")
 				s.do("QUIT")
 				s.gone()

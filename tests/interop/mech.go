@@ -3,12 +3,17 @@ package interop
 import (
 	"crypto/hmac"
 	"crypto/md5"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/xdg-go/scram"
+
+	"dovetail/internal/testkit/system"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -49,6 +54,38 @@ var mechanisms = []mechanism{
 	{"SCRAM-SHA-256", func(s *session, user, password string) []string {
 		return s.scram(scram.SHA256, "SCRAM-SHA-256", user, password)
 	}},
+}
+
+// A key for tokens, as oauthConfig has it.
+const oauthKey = "not a secret of anybody"
+
+// token makes a JWT with which the oauth2 driver knows who comes.
+func token(user, key string, expires time.Time) string {
+	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+	text := part(`{"alg":"HS256","typ":"JWT"}`) + "." + part(fmt.Sprintf(`{"sub":%q,"iat":%d,"exp":%d}`, user, time.Now().Unix()-60, expires.Unix()))
+	mac := hmac.New(sha256.New, []byte(key))
+	mac.Write([]byte(text))
+	return text + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// withTokens lets users log in with tokens that auth checks by itself.
+func withTokens(s *system.Setup) {
+	if s.Files == nil {
+		s.Files = map[string]system.File{}
+	}
+	s.Files["etc/oauth2.conf"] = system.File{Data: "introspection_mode = local\nlocal_validation_key_dict = fs:posix:prefix={dir}/etc/keys/\nusername_attribute = sub\n"}
+	s.Files["etc/keys/default/HS256/default"] = system.File{Data: b64(oauthKey)}
+	s.Config = append(s.Config, "auth_mechanisms = plain oauthbearer xoauth2",
+		"passdb tokens {", " driver = oauth2", " mechanisms = oauthbearer xoauth2", " args = {dir}/etc/oauth2.conf", "}")
+}
+
+// bearer are the two mechanisms that take a token.
+var bearer = []struct {
+	name    string
+	initial func(user, token string) string
+}{
+	{"OAUTHBEARER", func(user, token string) string { return b64("n,a=" + user + ",\x01auth=Bearer " + token + "\x01\x01") }},
+	{"XOAUTH2", func(user, token string) string { return b64("user=" + user + "\x01auth=Bearer " + token + "\x01\x01") }},
 }
 
 // challenge sends a line and returns the decoded challenge; the record has only its kind.
