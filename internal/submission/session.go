@@ -123,6 +123,7 @@ func newSession(w *worker, cl *service.Client, u *user, login *handoff.Login, nc
 	}
 	se.c = server.New(nc, server.Options{
 		Hostname: u.hostname, MaxParams: maxParams, IdleTimeout: idleTimeout, Tap: se.tapClient.tap(), Watcher: watcher,
+		Pause: se.flushRelay,
 	})
 	se.c.Preload(s.Pending)
 	return se
@@ -165,7 +166,7 @@ func (se *session) serve(ctx context.Context) {
 	panics = false
 	se.closeRelay()
 	se.dropMessage()
-	se.c.Flush()
+	se.c.Settle() // the count of octets is complete
 	se.logout()
 	se.c.Close()
 	se.events.over(se.c.Stats())
@@ -207,9 +208,6 @@ func (se *session) run() {
 		return
 	}
 	for {
-		if !se.hasLine() {
-			se.flushRelay()
-		}
 		se.noticeReset()
 		cmd, err := se.c.Next()
 		if err != nil {
@@ -244,17 +242,8 @@ func (se *session) setNoDelay() {
 	}
 }
 
-// hasLine says whether another command can be read without waiting. If not, what is meant
-// for the relay has to leave first.
-func (se *session) hasLine() bool {
-	for _, c := range se.c.Buffered() {
-		if c == '\n' {
-			return true
-		}
-	}
-	return false
-}
-
+// flushRelay sends what is meant for the relay. While more commands of the client can be
+// read without waiting, that is put off.
 func (se *session) flushRelay() {
 	if se.conn != nil {
 		se.conn.Flush() // of a failure relayFailed hears

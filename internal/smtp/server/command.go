@@ -132,6 +132,9 @@ func (c *Conn) Next() (*Command, error) {
 		if ok {
 			continue // a line was answered or skipped; there may be more
 		}
+		if c.opts.Pause != nil {
+			c.opts.Pause()
+		}
 		if err := c.fill(lineBuffer, false); err != nil {
 			return nil, err
 		}
@@ -142,6 +145,7 @@ func (c *Conn) Next() (*Command, error) {
 func (c *Conn) room() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	paused := c.opts.Pause == nil
 	for {
 		switch {
 		case c.terminated:
@@ -153,6 +157,13 @@ func (c *Conn) room() error {
 		}
 		if len(c.out) > 0 && !c.writing {
 			c.flushLocked()
+			continue
+		}
+		if !paused {
+			paused = true
+			c.mu.Unlock()
+			c.opts.Pause()
+			c.mu.Lock()
 			continue
 		}
 		c.cond.Wait()

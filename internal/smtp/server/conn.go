@@ -47,6 +47,10 @@ type Options struct {
 
 	// Watcher, if not nil, hears of every command.
 	Watcher Watcher
+
+	// Pause, if not nil, is called by Next before it waits for input or for room: what
+	// earlier commands put off must not wait any longer.
+	Pause func()
 }
 
 // A Watcher hears of every command, and of the replies to lines that are none, which have
@@ -188,6 +192,18 @@ func (c *Conn) Flush() error {
 	return c.flushLocked()
 }
 
+// Settle writes what is ready, and waits until that is done, also by another goroutine. The
+// wait ends within the write timeout.
+func (c *Conn) Settle() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flushLocked()
+	for c.writing {
+		c.cond.Wait()
+	}
+	return c.werr
+}
+
 func (c *Conn) flushLocked() error {
 	if c.writing {
 		return c.werr
@@ -290,11 +306,8 @@ func (c *Conn) Reply421(enhanced, text string) smtp.Reply {
 // sending gets to read the last reply, its input is then read and dropped for up to a
 // second (a close with unread input makes TCP reset the connection, and the reply is lost).
 func (c *Conn) Close() error {
+	c.Settle()
 	c.mu.Lock()
-	c.flushLocked()
-	for c.writing { // by another goroutine, at most WriteTimeout
-		c.cond.Wait()
-	}
 	linger := c.werr == nil && (c.terminated || len(c.in) > c.pos)
 	c.terminated = true
 	c.dropLocked()
