@@ -53,8 +53,14 @@ func outside(text string) bool {
 
 // unreadable says whether the printed text has what 2.3 cannot print readably: values
 // that begin with a quote or <, end in a backslash, or hold a $ that names something; names
-// of sections that need quotes for more than a blank; more than ten passdbs.
+// of sections that need quotes for more than a blank; more than ten passdbs; what is left of
+// a listen with ports, an obsolete form, may have the looks of a port again.
 func unreadable(text, printed string) bool {
+	for line := range strings.Lines(printed) {
+		if strings.HasPrefix(line, "listen = ") && strings.Contains(line, ":") {
+			return true
+		}
+	}
 	if strings.Count(printed, "passdb {") > 9 || strings.Count(printed, "userdb {") > 9 {
 		return true
 	}

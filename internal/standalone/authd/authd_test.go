@@ -11,12 +11,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"dovetail/internal/conf"
 	"dovetail/internal/process/event"
 	"dovetail/internal/testkit/leak"
 )
@@ -160,6 +162,17 @@ func TestUnsupported(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s\ngot  %v\nwant %s", c.conf, err, c.want)
 		}
+	}
+}
+
+// What the configuration's checks know of mechanisms is what there is.
+func TestMechanismsOfChecks(t *testing.T) {
+	var names []string
+	for _, m := range allMechanisms() {
+		names = append(names, m.Name)
+	}
+	if !slices.Equal(names, conf.OwnMechanisms) {
+		t.Errorf("there are %q, the checks know %q", names, conf.OwnMechanisms)
 	}
 }
 
