@@ -43,7 +43,7 @@ func (s *Stream) bulk(from, to End, way int) (r Result, ended bool) {
 				return s.refuses(way, err)
 			}
 			n -= m
-			s.unsent[way].Store(n)
+			s.waited(to, way, n)
 			s.count(way).Add(uint64(m))
 			s.last.Store(time.Now().UnixNano())
 		}

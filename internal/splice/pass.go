@@ -11,8 +11,11 @@ import (
 	"dovetail/internal/process/pace"
 )
 
+// writeTimeout is how long a side may leave what the other says untaken. Tests do not wait
+// that long.
+var writeTimeout = 10 * time.Minute / pace.Haste
+
 const (
-	writeTimeout = 10 * time.Minute / pace.Haste // for a side to take what the other says
 	halfClosed   = 10 * time.Minute / pace.Haste // for a server to end after its client has
 
 	blockedAfter = 100 * time.Millisecond // of a write
@@ -186,9 +189,16 @@ func (s *Stream) write(to End, b []byte, way int) (r Result, ended bool) {
 	if len(b) == 0 || way == toServer && s.deaf.Load() {
 		return r, false
 	}
-	s.waits(to, way, int64(len(b)))
-	n, err := to.Conn.Write(b)
-	s.unsent[way].Store(int64(len(b) - n))
+	n, err := 0, error(nil)
+	if to.isPlain() {
+		n, err = to.Sock.tryWrite(b) // which mostly is all, and needs no deadline
+	}
+	if m := 0; err == nil && n < len(b) {
+		s.waits(to, way, int64(len(b)-n))
+		m, err = to.Conn.Write(b[n:])
+		n += m
+		s.waited(to, way, int64(len(b)-n))
+	}
 	s.count(way).Add(uint64(n))
 	s.last.Store(time.Now().UnixNano())
 	if err != nil {
@@ -203,6 +213,15 @@ func (s *Stream) waits(to End, way int, n int64) {
 	s.since[way].Store(now.UnixNano())
 	s.unsent[way].Store(n)
 	to.Sock.SetWriteDeadline(now.Add(writeTimeout))
+}
+
+// waited says that it is over; left is what it has not written. A deadline that is left
+// behind would end a later write.
+func (s *Stream) waited(to End, way int, left int64) {
+	s.unsent[way].Store(left)
+	if to.isPlain() {
+		to.Sock.SetWriteDeadline(time.Time{})
+	}
 }
 
 // refuses is what follows when a side does not take octets.

@@ -38,6 +38,12 @@ type Socket struct {
 	n                int
 	err              error
 	waited           bool
+
+	// Likewise the writer's.
+	put  func(fd uintptr) bool
+	wb   []byte
+	wn   int
+	werr error
 }
 
 // NewSocket takes conn, a TCP or Unix socket.
@@ -115,6 +121,34 @@ func (s *Socket) waitReady(fd uintptr) bool {
 	var b [1]byte
 	n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 	return n >= 0 && err == nil || err != syscall.EAGAIN
+}
+
+// tryWrite writes what the kernel takes of b without waiting.
+func (s *Socket) tryWrite(b []byte) (int, error) {
+	if s.Raw == nil {
+		return 0, nil
+	}
+	if s.put == nil {
+		s.put = s.writeOnce
+	}
+	s.wb, s.wn, s.werr = b, 0, nil
+	err := s.Raw.Write(s.put)
+	s.wb = nil
+	if err == nil && s.werr != syscall.EAGAIN {
+		err = s.werr
+	}
+	return s.wn, err
+}
+
+func (s *Socket) writeOnce(fd uintptr) bool {
+	for {
+		n, err := syscall.Write(int(fd), s.wb)
+		if err == syscall.EINTR {
+			continue
+		}
+		s.wn, s.werr = max(n, 0), err
+		return true
+	}
 }
 
 // readPooled waits for input and reads it into a buffer of the pool, which the caller then

@@ -222,6 +222,31 @@ func TestUnsent(t *testing.T) {
 	}
 }
 
+// The deadline of a write that had to wait does not end a later one; a side that takes
+// nothing for so long ends the session.
+func TestWriteTimeout(t *testing.T) {
+	defer func(d time.Duration) { writeTimeout = d }(writeTimeout)
+	writeTimeout = 300 * time.Millisecond
+	s := &Stream{}
+	client, server, done := run(t, s)
+	go server.Write(make([]byte, 16<<20)) // ends when the client has taken all
+	for s.since[toClient].Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := io.ReadFull(client, make([]byte, 16<<20)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * writeTimeout)
+	server.Write([]byte("later"))
+	if _, err := io.ReadFull(client, make([]byte, 5)); err != nil {
+		t.Fatalf("after the time of the first write: %v", err)
+	}
+	server.Write(make([]byte, 16<<20))
+	if r := <-done; r.ByServer || r.Err == nil {
+		t.Errorf("%+v, want an end by the client, who takes nothing", r)
+	}
+}
+
 // Which side it was: a server that resets while the client sends has ended, not the client.
 func TestServerIsReset(t *testing.T) {
 	client, server, done := run(t, &Stream{})
