@@ -16,7 +16,7 @@ import (
 var writeTimeout = 10 * time.Minute / pace.Haste
 
 const (
-	halfClosed   = 10 * time.Minute / pace.Haste // for a server to end after its client has
+	halfClosed = 10 * time.Minute / pace.Haste // for a server to end after its client has
 
 	blockedAfter = 100 * time.Millisecond // of a write
 )
