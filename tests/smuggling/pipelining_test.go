@@ -21,7 +21,7 @@ var kinds = map[string][]string{
 	"no CHUNKING":     {"PIPELINING", "ENHANCEDSTATUSCODES"},
 	"no PIPELINING":   {"CHUNKING", "8BITMIME"},
 	"nothing":         {},
-	"and it is moody": {"PIPELINING", "ENHANCEDSTATUSCODES", "CHUNKING"},
+	"and it is moody": {"PIPELINING", "ENHANCEDSTATUSCODES"},
 }
 
 // moods are those of a relay that does not take everything.
@@ -32,7 +32,8 @@ func moods() relay.Script {
 	return relay.Script{
 		relay.MAIL: {ok, no, ok, ok, later, ok, ok, no},
 		relay.RCPT: {ok, ok, no, ok, later, ok, no, no, ok, ok, ok, later},
-		relay.BDAT: {ok, no, ok, ok, later, ok, no},
+		relay.DATA: {ok, ok, ok, later, ok, ok, ok, no},
+		relay.Dot:  {ok, no, ok, ok, later, ok, no}, // chunks would be as many as it happens
 		relay.RSET: {ok, ok, relay.Reply("451 4.3.0 busy"), ok},
 		relay.NOOP: {ok, later},
 	}

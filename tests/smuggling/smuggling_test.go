@@ -7,6 +7,7 @@ package smuggling
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -17,7 +18,10 @@ import (
 	"dovetail/internal/testkit/relay"
 )
 
-func TestMain(m *testing.M) { os.Exit(dovetail.Main(m, 8)) }
+func TestMain(m *testing.M) {
+	_ = flag.Set("rapid.nofailfile", "true") // the seed is enough to see a failure again
+	os.Exit(dovetail.Main(m, 8))
+}
 
 // hidden is a transaction that nobody asked for.
 const hidden = "MAIL FROM:<smuggler@evil.test>\r\nRCPT TO:<victim@dest.test>\r\nDATA\r\nsmuggled\r\n"
