@@ -27,7 +27,7 @@ func (r *Running) Log() (lines []string) {
 }
 
 func aside(line string) bool {
-	for _, p := range []string{"imap-login: ", "imap(", "imap-urlauth(", "master: Info: Dovecot v", "master: Info: Dovetail v", "master: Warning: Killed with signal 15 ", "master: Warning: SIGHUP received", "config: Warning: "} {
+	for _, p := range []string{"imap-login: ", "imap(", "imap-urlauth(", "master: Info: Dovecot v", "master: Info: Dovetail v", "master: Warning: Killed with signal 15 ", "master: Warning: SIGHUP received", "master: Warning: Time moved ", "config: Warning: "} {
 		if strings.HasPrefix(line, p) {
 			return true
 		}

@@ -292,14 +292,21 @@ func (r *Running) owns(pid int) bool {
 // Doveadm runs a doveadm command on the instance and returns its output.
 func (r *Running) Doveadm(args ...string) string {
 	r.t.Helper()
+	out, err := r.TryDoveadm(args...)
+	if err != nil {
+		r.t.Fatalf("doveadm %q: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+// TryDoveadm is Doveadm for a command that may fail.
+func (r *Running) TryDoveadm(args ...string) (string, error) {
+	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), toolTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, need.Dovecot(r.t).Doveadm, append([]string{"-c", r.Conf}, args...)...)
 	out, err := cmd.CombinedOutput()
-	if err != nil {
-		r.t.Fatalf("doveadm %q: %v\n%s", args, err, out)
-	}
-	return string(out)
+	return string(out), err
 }
 
 // TLS returns the configuration of a client that trusts the server and has the client
