@@ -302,7 +302,7 @@ func (p *parser) listeners(v *View) {
 }
 
 // ourServices are those that standalone starts.
-var ourServices = []string{"submission-login", "submission", "auth", "anvil", "config", "log"}
+var ourServices = []string{"submission-login", "submission", "auth", "anvil", "config", "log", "dns-client", "ipc"}
 
 // users checks the users and groups of our services and of their sockets, and that the
 // programs are ours.

@@ -191,6 +191,7 @@ func (s *process) register(se *session) {
 		if _, err := os.Stat(ipc.Path); !errors.Is(err, os.ErrNotExist) {
 			srv := ipc.NewServer(s, s.log)
 			go srv.Run(s.proc.Context(), ipc.Path, os.Getpid()) // ends with the process
+			s.proc.AtExit(srv.Settle)
 		}
 	}
 	s.proxiedEver++

@@ -248,32 +248,6 @@ func TestUnknownUsers(t *testing.T) {
 	}
 }
 
-// The case of badconf that only a running server finds.
-func TestPortInUse(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	port := fmt.Sprint(taken.Addr().(*net.TCPAddr).Port)
-	text, err := os.ReadFile("../badconf/port-in-use.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	part, err := os.ReadFile("../badconf/base.part")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := lay(t, 0, "")
-	w.write("base.part", "base_dir = @DIR@/run\nstate_dir = @DIR@/state\nlog_path = @DIR@/log\n"+string(part))
-	w.write("dovecot.conf", strings.ReplaceAll(string(text), "@PORT@", port))
-	out, status := w.ask("run", "-F")
-	want := "listen(127.0.0.1, " + port + ") failed: Address already in use"
-	if status != 89 || !strings.Contains(out, want) || !strings.Contains(w.log(), "master: Error: service(submission-login): "+want) {
-		t.Errorf("status %d\n%s\nlog:\n%s", status, out, w.log())
-	}
-}
-
 // In the background: the command returns when the server runs; a second start with the
 // same base_dir is refused; stop ends it, and says when there is nothing to stop.
 func TestBackground(t *testing.T) {

@@ -89,6 +89,52 @@ func TestDialogOfDovecot(t *testing.T) {
 	}
 }
 
+// endsWithItsLast is a process that ends when its last session is kicked.
+type endsWithItsLast struct {
+	proxies
+	srv  *Server
+	over chan struct{}
+}
+
+func (p *endsWithItsLast) Kick(match func(Session) bool) int {
+	n := p.proxies.Kick(match)
+	go func() { // ends when the answer has been written
+		defer close(p.over)
+		p.srv.Settle()
+	}()
+	return n
+}
+
+// Settle waits for the answer that is being written.
+func TestSettle(t *testing.T) {
+	leak.Check(t)
+	p := &endsWithItsLast{proxies: proxies{three()[:1]}, over: make(chan struct{})}
+	p.srv = NewServer(p, nil)
+	p.srv.Settle()
+	near, far := net.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- p.srv.Serve(context.Background(), far, 1) }() // ends when near is closed
+	_ = near.SetDeadline(time.Now().Add(10 * time.Second))
+	br := bufio.NewReader(near)
+	for range 2 {
+		if _, err := br.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fmt.Fprint(near, "VERSION\tipc-proxy\t1\t0\n7\tKICK\todd/name\n")
+	if _, err := br.ReadByte(); err != nil { // the rest is not read yet
+		t.Fatal(err)
+	}
+	if line, err := br.ReadString('\n'); err != nil || line != "\t+1\n" {
+		t.Errorf("%q %v", line, err)
+	}
+	<-p.over
+	near.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // A service that says something wrong is left, with an error; one that closes without.
 func TestServeEnds(t *testing.T) {
 	const version = "VERSION\tipc-proxy\t1\t0\n"

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"dovetail/internal/process/event"
@@ -28,6 +29,8 @@ const (
 
 // A Server answers for one login process. Run and Serve are called by one goroutine.
 type Server struct {
+	answering sync.Mutex // held from a command to the end of its answer
+
 	sessions Sessions
 	log      *event.Log
 	tag      uint32   // of the command that is being answered
@@ -39,16 +42,27 @@ func NewServer(sessions Sessions, log *event.Log) *Server {
 	return &Server{sessions: sessions, log: log}
 }
 
+// Settle returns when no command is being answered: the last session may end by one, and
+// the process with it.
+func (s *Server) Settle() {
+	s.answering.Lock()
+	defer s.answering.Unlock()
+}
+
 // Run connects to the service's socket at path and serves, until ctx ends. When there is
-// no connection, it tries again every 10 seconds; only the first of several failures is
-// logged. pid is the process's.
+// no connection, it tries again every 10 seconds, or at once if the service has closed one
+// that lasted longer, as after a reload; only the first of several failures is logged. pid
+// is the process's.
 func (s *Server) Run(ctx context.Context, path string, pid int) {
 	for told := false; ; {
 		var d net.Dialer
+		began := time.Now()
 		conn, err := d.DialContext(ctx, "unix", path)
 		if err == nil {
 			told = false
-			err = s.Serve(ctx, conn, pid)
+			if err = s.Serve(ctx, conn, pid); err == nil && time.Since(began) > reconnect {
+				continue
+			}
 		} else if told {
 			err = nil
 		} else {
@@ -74,11 +88,11 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, pid int) error {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	b := fmt.Appendf(nil, "VERSION\tipc-server\t1\t0\nHANDSHAKE\tproxy\t%d\n", pid)
+	if err := write(conn, b); err != nil {
+		return err
+	}
 	br := bufio.NewReaderSize(conn, maxCommand)
 	for first := true; ; first = false {
-		if err := write(conn, b); err != nil {
-			return err
-		}
 		line, err := br.ReadSlice('\n')
 		switch {
 		case err == io.EOF && len(line) == 0, errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrClosed):
@@ -87,24 +101,32 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, pid int) error {
 			return err
 		}
 		text := strings.TrimSuffix(string(line[:len(line)-1]), "\r")
-		if b = b[:0]; first {
+		if first {
 			if err := parseVersion(text); err != nil {
 				return err
 			}
 			continue
 		}
-		var command string
-		if s.tag, command, err = parseCommand(text); err != nil {
+		if b, err = s.reply(conn, b, text); err != nil {
 			return err
 		}
-		b = s.answer(b, command)
 	}
 }
 
-func write(conn net.Conn, b []byte) error {
-	if len(b) == 0 {
-		return nil
+// reply answers a command; b is a buffer.
+func (s *Server) reply(conn net.Conn, b []byte, line string) ([]byte, error) {
+	tag, command, err := parseCommand(line)
+	if err != nil {
+		return b, err
 	}
+	s.answering.Lock()
+	defer s.answering.Unlock()
+	s.tag = tag
+	b = s.answer(b[:0], command)
+	return b, write(conn, b)
+}
+
+func write(conn net.Conn, b []byte) error {
 	if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}

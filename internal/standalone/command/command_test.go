@@ -73,6 +73,30 @@ func FuzzParseSession(f *testing.F) {
 	})
 }
 
+// The list of proxied sessions, of one login process and of several, with other names of
+// users and without.
+func TestParseProxied(t *testing.T) {
+	alice := session{user: "a\tb", service: "submission", addr: netip.MustParseAddr("192.0.2.7"), count: 1, dest: "[2001:db8::9]:587"}
+	for _, c := range []struct {
+		lines []string
+		want  []session
+	}{
+		{[]string{"username\tservice\tsrc-ip\tdest-ip\tdest-port"}, nil},
+		{[]string{"username\tservice\tsrc-ip\tdest-ip\tdest-port", "a\x01tb\tsubmission\t192.0.2.7\t2001:db8::9\t587"}, []session{alice}},
+		{[]string{"username\tuser_x\tservice\tsrc-ip\tdest-ip\tdest-port", "a\x01tb\t\tsubmission\t192.0.2.7\t2001:db8::9\t587",
+			"username\tuser_x\tservice\tsrc-ip\tdest-ip\tdest-port", "a\x01tb\t\tsubmission\t192.0.2.7\t2001:db8::9\t587"}, []session{alice, alice}},
+	} {
+		if got, err := parseProxied(c.lines); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%q: %+v %v", c.lines, got, err)
+		}
+	}
+	for _, bad := range [][]string{{""}, {"username\tservice"}, {"username\tservice\tsrc-ip\tdest-ip\tdest-port", "a\tb"}} {
+		if got, err := parseProxied(bad); err == nil {
+			t.Errorf("%q: %+v", bad, got)
+		}
+	}
+}
+
 func TestFullNameOfHost(t *testing.T) {
 	const hosts = "127.0.0.1\tlocalhost\n# 1.1.1.1 wrong.example vm\n127.0.1.1 vm.example.org vm # comment\n::1 other\n"
 	for name, want := range map[string]string{"vm": "vm.example.org", "VM": "vm.example.org", "localhost": "localhost", "none": "", "comment": ""} {
@@ -138,13 +162,14 @@ func TestPrograms(t *testing.T) {
 		"config":           {self, "role", "config"},
 		"log":              {self, "role", "log"},
 		"dns-client":       {self, "role", "dns-client"},
+		"ipc":              {self, "role", "ipc"},
 	} {
 		sv := s.service(name)
 		if !slices.Equal(sv.Command, want) || !sv.Own || sv.VSZLimit != 0 {
 			t.Errorf("%s: %v, own %v, vsz_limit %d", name, sv.Command, sv.Own, sv.VSZLimit)
 		}
 	}
-	if n := len(s.Master.Services); n != 7 {
+	if n := len(s.Master.Services); n != 8 {
 		t.Errorf("%d services", n)
 	}
 	if sv := s.service("dns-client"); sv.ClientLimit != resolverClients {

@@ -30,13 +30,13 @@ const resolveTimeout = 30 * time.Second
 
 // served are the services that standalone starts. All others that Dovecot knows are
 // checked and left alone.
-var served = []string{"submission-login", "submission", "auth", "anvil", "config", "log", "dns-client"}
+var served = []string{"submission-login", "submission", "auth", "anvil", "config", "log", "dns-client", "ipc"}
 
 // resolverClients is how many processes ask one resolver.
 const resolverClients = 1000
 
 // roles are those whose program is this one.
-var roles = []string{"auth", "anvil", "config", "log", "dns-client"}
+var roles = []string{"auth", "anvil", "config", "log", "dns-client", "ipc"}
 
 // A System is where a configuration is to run.
 type System struct {

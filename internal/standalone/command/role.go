@@ -9,6 +9,7 @@ import (
 	"dovetail/internal/standalone/authd"
 	"dovetail/internal/standalone/configd"
 	"dovetail/internal/standalone/dnsd"
+	"dovetail/internal/standalone/ipcd"
 	"dovetail/internal/standalone/logd"
 )
 
@@ -26,6 +27,8 @@ func runRole(c *call, args []string) int {
 		service.Main(authd.Program())
 	case "dns-client":
 		service.Main(dnsd.Program())
+	case "ipc":
+		service.Main(ipcd.Program())
 	case "config":
 		service.Main(configProgram())
 	case "anvil":

@@ -21,6 +21,7 @@ type session struct {
 	service, user string
 	addr          netip.Addr // the zero Addr if it is not known
 	pid, count    int
+	dest          string // where a proxied session goes, "192.0.2.9:587"; it has no pid then
 }
 
 // sessions asks the anvil process of the server for its table.
@@ -90,9 +91,14 @@ func runWho(c *call) int {
 		return exitUsage
 	}
 	base, err := c.baseDir()
-	var all []session
+	var all, passing []session
 	if err == nil {
 		all, err = sessions(base)
+	}
+	if err == nil {
+		passing, err = proxied(base)
+		all = append(all, passing...)
+		slices.SortStableFunc(all, func(a, b session) int { return strings.Compare(a.user, b.user) })
 	}
 	if err != nil {
 		c.error("%v", err)
@@ -107,7 +113,7 @@ func runWho(c *call) int {
 		for _, s := range all {
 			for range s.count {
 				if means(m, s) {
-					fmt.Fprintf(tw, "%s\t%s\t%d\t%s\n", printable(s.user), printable(s.service), s.pid, ip(s.addr))
+					fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", printable(s.user), printable(s.service), s.where(), ip(s.addr))
 				}
 			}
 		}
@@ -123,6 +129,14 @@ func runWho(c *call) int {
 		return exitFailed
 	}
 	return exitOK
+}
+
+// where is the process that serves a session, or where it is passed on to.
+func (s session) where() string {
+	if s.dest != "" {
+		return "->" + printable(s.dest)
+	}
+	return strconv.Itoa(s.pid)
 }
 
 // userSessions are the sessions of one user with one service.
@@ -146,7 +160,7 @@ func (u userSessions) line() string {
 	var pids, ips []string
 	for _, s := range u {
 		count += s.count
-		if p := strconv.Itoa(s.pid); !slices.Contains(pids, p) {
+		if p := s.where(); !slices.Contains(pids, p) {
 			pids = append(pids, p)
 		}
 		if a := ip(s.addr); a != "" && !slices.Contains(ips, a) {
@@ -212,6 +226,10 @@ func (c *call) kick(m usermask.Mask, force bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	passing, err := proxied(base)
+	if err != nil {
+		return 0, err
+	}
 	count, done, err := askKick(base, m)
 	if err != nil {
 		return 0, err
@@ -230,6 +248,17 @@ func (c *call) kick(m usermask.Mask, force bool) (int, error) {
 		} else if err != unix.ESRCH {
 			c.error("kill(%d, SIGTERM) failed: %v", s.pid, err)
 		}
+	}
+	n, users, left, err := kickProxied(base, passing, m, done)
+	if err != nil {
+		c.error("proxied sessions: %v", err)
+	}
+	count += n
+	for _, u := range users {
+		kicked = append(kicked, printable(u))
+	}
+	for _, u := range left {
+		c.say("not kicked, as only some proxied sessions of theirs are meant: %s", printable(u))
 	}
 	slices.Sort(kicked)
 	if count > 0 {
