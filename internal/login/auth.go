@@ -347,7 +347,8 @@ func (se *session) limit() error {
 
 // forwardFields decodes the FORWARD attribute of XCLIENT: base64 of key=value fields,
 // escaped and separated by TAB. Each becomes a field of its own again, so that nothing in
-// a value can become another one. What cannot be decoded is no fields.
+// a value can become another one. What cannot be decoded is no fields, and neither is what
+// has a NUL, where a reader in C would see its end.
 func forwardFields(b64 string) string {
 	raw, err := decodeBase64(b64)
 	if err != nil {
@@ -355,7 +356,7 @@ func forwardFields(b64 string) string {
 	}
 	var out []byte
 	for _, f := range tabline.Split(string(raw)) {
-		if key, _, _ := strings.Cut(f, "="); key == "" {
+		if key, _, _ := strings.Cut(f, "="); key == "" || strings.IndexByte(f, 0) >= 0 {
 			continue
 		}
 		if len(out) > 0 {
