@@ -181,6 +181,8 @@ var varying = []struct {
 	{regexp.MustCompile(`\((\d+)s idle, in=(\d+), out=(\d+)`), "({n}s idle, in={n}, out={n}"},
 	{regexp.MustCompile(`in \d+ms`), "in {n}ms"},
 	{regexp.MustCompile(`waited \d+ secs`), "waited {n} secs"},
+	// A backend that closes before it has read all resets the connection.
+	{regexp.MustCompile(`Connection closed: (read\(size=\d+\) failed: )?Connection reset by peer \(state=`), "Connection closed (state="},
 }
 
 func (f *front) normal(line, user string) string {
