@@ -371,7 +371,7 @@ func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log
 	u.hostname = w.proc.Env.Hostname
 	answer, err := w.settings(u)
 	if err != nil {
-		return nil, w.log, fmt.Errorf("Error reading configuration: %w", err) //lint:ignore ST1005 Dovecot's words
+		return nil, w.log, fmt.Errorf("Error reading configuration: %w", err)
 	}
 	host := w.proc.Env.HostDomain
 	if host == "" {

@@ -139,7 +139,7 @@ func (t *Target) complete(hostIP, more string, port uint16, havePassword bool) e
 	case !t.NoAuth && !havePassword:
 		return errPassword
 	case !sasl.Known(t.Mech) && !t.NoAuth:
-		return errors.New("Unsupported SASL mechanism " + t.Mech) //lint:ignore ST1005 Dovecot's words
+		return errors.New("Unsupported SASL mechanism " + t.Mech)
 	}
 	if hostIP == "" {
 		hostIP = t.Host
