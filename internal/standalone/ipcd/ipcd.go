@@ -29,6 +29,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"dovetail/internal/dovecot/ipc"
@@ -94,9 +95,15 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn, socket string) {
 	} else {
 		err = s.serveAsker(conn)
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !hasLeft(err) {
 		s.log.Error("%s: %v", socket, err)
 	}
+}
+
+// hasLeft says whether the peer has closed its end before it had read all, as a login
+// process does that serves one client and ends.
+func hasLeft(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // Leave closes the connections of all login processes: they are to come to another process

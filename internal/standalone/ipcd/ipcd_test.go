@@ -252,6 +252,39 @@ func TestWrongLogins(t *testing.T) {
 	}
 }
 
+// A login process that ends before it has read what we say is no error.
+func TestLeavers(t *testing.T) {
+	k, s, log := ours(t)
+	for _, early := range []string{"", "VERSION\tipc-server\t1\t0\n", "VERSION\tipc-server\t1\t0\nHANDSHAKE\tproxy\t1\n"} {
+		for _, path := range []string{k.logins, k.asks} {
+			near, far := pair(t)
+			fmt.Fprint(far, early)
+			far.Close()
+			s.Serve(context.Background(), near, filepath.Base(path))
+		}
+	}
+	for _, l := range log.all {
+		t.Error(l)
+	}
+}
+
+// pair returns two ends of a connection.
+func pair(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if far, err = net.Dial("unix", l.Addr().String()); err == nil {
+		near, err = l.Accept()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return near, far
+}
+
 // Whatever askers and login processes say: each line gets one answer, and nothing stays.
 func FuzzServe(f *testing.F) {
 	f.Add("proxy\t*\tLIST-FULL", "T\t:a\tb\nT\t+\n")
