@@ -3,6 +3,7 @@
 # installed; otherwise it is named, and the tests that need it are skipped. With CI=true
 # something missing is a failure.
 set -u
+cd "$(dirname "$0")/.."
 
 missing=
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || [ -e "$1" ]; }
@@ -19,9 +20,11 @@ want python3 python3
 want prlimit util-linux
 want fail2ban-regex fail2ban
 want gcc gcc
+want node nodejs
+mailer=tests/clients/testdata/node # a mail client that comes by npm, pinned
+[ -d $mailer/node_modules/nodemailer ] || want npm npm
 
-[ -n "$missing" ] || exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	echo "installing:$missing"
 	export DEBIAN_FRONTEND=noninteractive
 	# Services that packages bring are for the machine, not for the tests.
@@ -32,13 +35,15 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	fi
 	apt-get update -q >/dev/null
 	# shellcheck disable=SC2086
-	apt-get install -y -q --no-install-recommends $missing >/dev/null
-	status=$?
+	apt-get install -y -q --no-install-recommends $missing >/dev/null && missing=
 	[ -z "$made" ] || rm -f "$made"
-	[ $status = 0 ] && exit 0
-	echo "could not install:$missing"
-else
-	echo "missing (Debian packages):$missing"
 fi
+if [ ! -d $mailer/node_modules/nodemailer ] && have npm; then
+	npm ci --prefix $mailer --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null ||
+		missing="$missing nodemailer(npm)"
+fi
+
+[ -n "$missing" ] || exit 0
+echo "missing (Debian packages):$missing"
 [ "${CI:-}" != true ] || exit 1
 echo "tests that need them are skipped"
