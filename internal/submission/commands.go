@@ -240,8 +240,13 @@ func (se *session) quitRelay() {
 
 func utoa(n uint64) string { return strconv.FormatUint(n, 10) }
 
-// parseSize reads a number of octets, below 2^63 so that it can be added to.
+// maxSize is the largest number of octets: such numbers can be added to.
+const maxSize = math.MaxInt64
+
+// parseSize reads a number of octets, of at most maxSize.
 func parseSize(s string) (uint64, bool) {
 	n, err := strconv.ParseUint(s, 10, 64)
-	return n, err == nil && n <= math.MaxInt64 && s[0] != '+'
+	return n, err == nil && n <= maxSize && s[0] != '+'
 }
+
+func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

@@ -472,7 +472,7 @@ func (se *session) bdat(cmd *server.Command) bool {
 	}
 	if !refusal.IsZero() {
 		se.failed = true
-		if known && limit > 0 && size > limit+skipLimit {
+		if known && (size > maxSize || limit > 0 && size > limit+skipLimit) {
 			se.tooLong()
 			return false
 		}
@@ -524,11 +524,13 @@ func (se *session) chunkAdded(cmd *server.Command, size uint64, last bool) bool 
 }
 
 // parseBdat reads the arguments of BDAT. known says whether the size is, so that the octets
-// can be skipped.
+// can be skipped; one of more than maxSize is no less known for its number of digits.
 func parseBdat(args string) (size uint64, known, last bool, refusal smtp.Reply) {
 	words := strings.Split(args, " ")
 	size, known = parseSize(words[0])
 	switch {
+	case !known && isDigits(words[0]):
+		size, known, refusal = maxSize+1, true, tooBig
 	case !known:
 		refusal = smtp.NewReply(501, "5.5.4", "Invalid chunk size parameter")
 	case len(words) > 2:
