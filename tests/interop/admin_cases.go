@@ -346,15 +346,12 @@ func killCases() (cases []scenario) {
 		setup: service("submission-login", "service_count = 0", "process_limit = 1"),
 		run: func(w *world) {
 			early := w.dial("early", client.Options{From: "127.0.0.2"})
-			// When lines of the process are there, the log process knows who came before. What
-			// Dovecot's reads first it may handle only with what it reads next.
-			w.eventually("lines of it", func() bool {
-				c := client.Dial(w.t, w.inst.Addr(), client.Options{From: "127.0.0.3"})
-				c.ExpectCode("220")
-				c.Do("QUIT", "221")
-				c.ExpectGone()
-				return count(w.inst.Log(), "Disconnected: ") > 0
-			})
+			// When a line of the process is there, the log process knows who came before.
+			c := client.Dial(w.t, w.inst.Addr(), client.Options{From: "127.0.0.3"})
+			c.ExpectCode("220")
+			c.Do("QUIT", "221")
+			c.ExpectGone()
+			w.inst.WaitLine("Disconnected: ")
 			w.killAll("submission-login")
 			early.gone()
 			in := w.local("in")

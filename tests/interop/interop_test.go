@@ -38,7 +38,7 @@ func TestTheirsIsSteady(t *testing.T) {
 			if sc.slow && testing.Short() {
 				t.Skip("slow")
 			}
-			one, two := sc.truth(t), sc.playTheirs(t)
+			one, two := sc.truth(t), sc.play(t, system.Dovecot)
 			if len(one.lines()) < 2 {
 				t.Fatalf("the record is almost empty: %q", one.lines())
 			}

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"dovetail/internal/testkit/client"
 	"dovetail/internal/testkit/system"
@@ -377,11 +376,7 @@ func (w *world) noteWho() {
 func (w *world) reload(line string) {
 	w.t.Helper()
 	w.inst.Append(line)
-	w.inst.Signal(syscall.SIGHUP)
-	w.eventually("the reload", func() bool {
-		return strings.Contains(w.inst.WholeLog(), "SIGHUP received - reloading") && w.inst.Reachable()
-	})
-	time.Sleep(200 * time.Millisecond) // the line comes first; the listeners change hands right after it
+	w.inst.Reload()
 }
 
 // killAll kills the processes whose command line contains one of the names.

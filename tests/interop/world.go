@@ -52,21 +52,6 @@ type world struct {
 	told     struct{ sessions, conns, log int } // how much of each is in chapters
 }
 
-// playTheirs plays the scenario on Dovecot. Under load its login process may lose a line
-// of its log, about once in some hundred logins; such a run is no measure, and is repeated.
-func (sc scenario) playTheirs(t *testing.T) *record {
-	t.Helper()
-	r := sc.play(t, system.Dovecot)
-	for range 2 {
-		if sc.quietLog || count(r.lines(), "S: 235 ") <= count(r.lines(), ": Login: ") {
-			break
-		}
-		t.Logf("Dovecot has lost a line of its log:\n%s", r.log)
-		r = sc.play(t, system.Dovecot)
-	}
-	return r
-}
-
 // play runs the scenario on the system and returns what was seen.
 func (sc scenario) play(t *testing.T, sys system.System) *record {
 	t.Helper()
@@ -115,7 +100,7 @@ func (sc scenario) truth(t *testing.T) *record {
 		truths.known[sc.name] = x
 	}
 	truths.mu.Unlock()
-	x.once.Do(func() { x.r = sc.playTheirs(t) })
+	x.once.Do(func() { x.r = sc.play(t, system.Dovecot) })
 	if x.r == nil {
 		t.Fatal("the case failed against Dovecot")
 	}

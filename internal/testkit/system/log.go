@@ -1,9 +1,13 @@
 package system
 
 import (
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // WholeLog returns the log file.
@@ -64,4 +68,51 @@ func (r *Running) WaitLine(text string) string {
 			r.t.Fatalf("no log line contains %q:\n%s", text, strings.Join(r.Log(), "\n"))
 		}
 	}
+}
+
+// logServes waits until a log process of Dovecot other than those of old has read what its
+// master writes first into each pipe. A line that a program writes before that is read
+// together with it, and handled only when another follows.
+func (r *Running) logServes(old []int) {
+	r.t.Helper()
+	for end := time.Now().Add(startTimeout); ; time.Sleep(pollPause) {
+		pids := slices.DeleteFunc(r.logProcesses(), func(pid int) bool { return slices.Contains(old, pid) })
+		if len(pids) > 0 && pipesAreEmpty(pids[0]) {
+			return
+		}
+		if time.Now().After(end) {
+			r.t.Fatalf("%v: the log process does not read\nlog:\n%s", r.System, r.WholeLog())
+		}
+	}
+}
+
+func (r *Running) logProcesses() []int { return r.Processes("/log\x00") }
+
+// pipesAreEmpty says whether the process has read what was in its pipes.
+func pipesAreEmpty(pid int) bool {
+	dir := fmt.Sprintf("/proc/%d/fd/", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	pipes := 0
+	for _, e := range entries {
+		path := dir + e.Name()
+		target, _ := os.Readlink(path)
+		link, err := os.Lstat(path)
+		if err != nil || !strings.HasPrefix(target, "pipe:") || link.Mode()&0o200 != 0 {
+			continue
+		}
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return false
+		}
+		waiting, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+		unix.Close(fd)
+		if err != nil || waiting > 0 {
+			return false
+		}
+		pipes++
+	}
+	return pipes > 0
 }

@@ -193,6 +193,9 @@ func (r *Running) start() {
 			t.Fatalf("%v does not start\nlog:\n%s", r.System, r.WholeLog())
 		}
 	}
+	if r.System.Master == Theirs {
+		r.logServes(nil)
+	}
 	// Lines that belong to the start ("starting up for ...") are there now.
 	r.skip = len(r.WholeLog())
 }
@@ -229,6 +232,22 @@ func (r *Running) Signal(s syscall.Signal) {
 	r.t.Helper()
 	if err := r.cmd.Process.Signal(s); err != nil {
 		r.t.Fatal(err)
+	}
+}
+
+// Reload makes the master read its configuration, and waits until it serves with it.
+func (r *Running) Reload() {
+	r.t.Helper()
+	const line = "SIGHUP received - reloading"
+	before, logs := strings.Count(r.WholeLog(), line), r.logProcesses()
+	r.Signal(syscall.SIGHUP)
+	if r.System.Master == Theirs {
+		r.logServes(logs) // it is started when the listeners have changed hands
+	}
+	for end := time.Now().Add(startTimeout); strings.Count(r.WholeLog(), line) == before || !r.Reachable(); time.Sleep(pollPause) {
+		if time.Now().After(end) {
+			r.t.Fatalf("%v does not reload\nlog:\n%s", r.System, r.WholeLog())
+		}
 	}
 }
 
