@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -176,6 +177,41 @@ func listenInet(addr netip.AddrPort, backlog int, reusePort bool) (fd int, err e
 	return
 }
 
+// How long the processes of a master that was killed may take to close their
+// listeners (those that were just starting notice it a moment later), and how often it is looked.
+const (
+	orphanGrace = 2 * time.Second
+	orphanPoll  = 10 * time.Millisecond
+)
+
+// awaitOrphans waits until nobody listens where cfg does, orphanGrace at most. Whoever
+// listens then is somebody else, and an error of open.
+func awaitOrphans(cfg *Config, in *inherited) {
+	for end := time.Now().Add(orphanGrace); anyListens(cfg, in) && time.Now().Before(end); {
+		time.Sleep(orphanPoll)
+	}
+}
+
+func anyListens(cfg *Config, in *inherited) bool {
+	for i := range cfg.Services {
+		for _, l := range cfg.Services[i].Listeners {
+			switch {
+			case l.Kind == Unix && alive(l.Path):
+				return true
+			case l.Kind == Inet && !in.has(l.Addr):
+				fd, err := listenInet(l.Addr, 0, l.ReusePort)
+				if err == unix.EADDRINUSE {
+					return true
+				}
+				if err == nil {
+					unix.Close(fd)
+				}
+			}
+		}
+	}
+	return false
+}
+
 // dropOne accepts one waiting connection and closes it. False: there is none.
 func (s *socket) dropOne() bool {
 	if s.fd < 0 || s.Kind == FIFO {
@@ -246,6 +282,20 @@ func takeInherited(get func(string) string, log *event.Log) *inherited {
 // take gives the descriptor for a listener: one of its address, else one of its port and
 // family, as Dovecot does. -1: there is none.
 func (in *inherited) take(addr netip.AddrPort) int {
+	found := in.find(addr)
+	if found < 0 {
+		return -1
+	}
+	fd := in.fds[found]
+	in.fds = append(in.fds[:found], in.fds[found+1:]...)
+	in.addrs = append(in.addrs[:found], in.addrs[found+1:]...)
+	return fd
+}
+
+// has says whether take would give one.
+func (in *inherited) has(addr netip.AddrPort) bool { return in.find(addr) >= 0 }
+
+func (in *inherited) find(addr netip.AddrPort) int {
 	found := -1
 	for i, a := range in.addrs {
 		if a == addr {
@@ -256,13 +306,7 @@ func (in *inherited) take(addr netip.AddrPort) int {
 			found = i
 		}
 	}
-	if found < 0 {
-		return -1
-	}
-	fd := in.fds[found]
-	in.fds = append(in.fds[:found], in.fds[found+1:]...)
-	in.addrs = append(in.addrs[:found], in.addrs[found+1:]...)
-	return fd
+	return found
 }
 
 // closeRest closes what nobody took.

@@ -206,3 +206,36 @@ func TestFIFO(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// A master that was killed leaves its pid file, and processes that close their listeners a
+// moment later. That is waited for.
+func TestOrphansCloseTheirListeners(t *testing.T) {
+	cfg := config(t, Service{Name: "echo", Command: program("echo")})
+	inet, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inet.Close()
+	cfg.Services[2].Listeners = append(cfg.Services[2].Listeners, Listener{Kind: Inet, Addr: inet.Addr().(*net.TCPAddr).AddrPort()})
+	if err := os.MkdirAll(cfg.BaseDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.BaseDir, PIDFile), []byte("99999999\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old, err := net.Listen("unix", filepath.Join(cfg.BaseDir, "echo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { // ends when somebody looks whether it is there
+		if conn, err := old.Accept(); err == nil {
+			conn.Close()
+		}
+		old.Close()
+		inet.Close()
+	}()
+	w := run(t, cfg)
+	if w.dial("echo").say("x") != "x" {
+		t.Error("not served")
+	}
+}

@@ -107,6 +107,10 @@ func newMaster(cfg *Config, opt Options, t times) (m *Master, errs []error) {
 	if m.anvil, err = newAnvil(m); err != nil {
 		return one(err)
 	}
+	m.in = takeInherited(os.Getenv, m.log)
+	if m.pidFile.stale {
+		awaitOrphans(cfg, m.in)
+	}
 	errs = makeDirs(cfg, m.log)
 	for i := range cfg.Services {
 		if err := unix.Access(cfg.Services[i].Command[0], unix.X_OK); err != nil {
@@ -116,7 +120,6 @@ func newMaster(cfg *Config, opt Options, t times) (m *Master, errs []error) {
 	if len(errs) > 0 {
 		return m, errs
 	}
-	m.in = takeInherited(os.Getenv, m.log)
 	m.gen = m.newGeneration(cfg)
 	if errs = m.gen.open(nil, m.in); len(errs) > 0 {
 		return m, errs

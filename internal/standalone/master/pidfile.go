@@ -59,8 +59,9 @@ func sameProgram(pid int) bool {
 // A pidFile is the file and the lock on it, which two masters that start at the same time
 // cannot both get.
 type pidFile struct {
-	path string
-	file *os.File
+	path  string
+	file  *os.File
+	stale bool // one who died has left it
 }
 
 // lockPIDFile takes the lock. The pid is written later, by write.
@@ -91,6 +92,8 @@ func lockPIDFile(baseDir string) (*pidFile, error) {
 		}
 		return nil, fmt.Errorf("flock(%s) failed: %w", p.path, err)
 	}
+	st, err := p.file.Stat()
+	p.stale = err == nil && st.Size() > 0
 	return p, nil
 }
 

@@ -1,0 +1,8 @@
+//go:build soak
+
+package standalone
+
+import "time"
+
+// serveAgain bounds the time from the death of a process until a new client is served.
+const serveAgain = 3 * time.Second
