@@ -60,6 +60,7 @@ func (w *worker) burlOptions(ctx context.Context, u *user, log *event.Log) burl.
 	o.Services = w.services
 	if w.services != nil && w.services.HasIMAP() {
 		o.Program = func() (urlauth.Program, error) { return w.imapProgram(u, log) }
+		o.Differs = func() (string, error) { return w.loginDiffers(u) }
 	}
 	return o
 }
@@ -113,7 +114,7 @@ func (w *worker) imapProgram(u *user, log *event.Log) (urlauth.Program, error) {
 	if err != nil {
 		return urlauth.Program{}, err
 	}
-	master, err := w.config.Request(config.Request{Modules: []string{"master"}, Exclude: []string{"service"}})
+	master, err := w.config.Request(config.Request{Modules: []string{"master"}})
 	if err != nil {
 		return urlauth.Program{}, err
 	}
@@ -121,12 +122,41 @@ func (w *worker) imapProgram(u *user, log *event.Log) (urlauth.Program, error) {
 	if !ok {
 		dir = defaultLibexec
 	}
+	executable, ok := master.Get("service/imap/executable")
+	if !ok {
+		executable = "imap"
+	}
+	path, more, _ := strings.Cut(executable, " ")
+	if more != "" { // a script that may say no to the user, or change who he is
+		return urlauth.Program{}, errors.New("it is not run without what stands behind it in executable of service imap: " + more)
+	}
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
 	return urlauth.Program{
-		Path: dir + "/imap",
+		Path: path,
 		Env:  urlauth.Environment(imap.Values, u.name, tabline.ParseFields(u.fields.raw), ipText(u.remote), ipText(u.local)),
 		Dir:  u.set.MailHome,
 		Log:  func(line string) { programLog(log, line) },
 	}, nil
+}
+
+// loginDiffers says what an IMAP session by a handed-over login would not know of the user.
+func (w *worker) loginDiffers(u *user) (string, error) {
+	if u.master != "" {
+		return "a master user has logged in", nil
+	}
+	auth, err := w.config.Request(config.Request{Modules: []string{"auth"}, Service: "auth"})
+	if err != nil {
+		return "", err
+	}
+	numbers, _ := auth.Get("userdb")
+	for _, n := range strings.Fields(numbers) {
+		if driver, _ := auth.Get("userdb/" + n + "/driver"); driver == "prefetch" {
+			return "a userdb is prefetch, which knows no handed-over logins", nil
+		}
+	}
+	return "", nil
 }
 
 // programLog passes on a line of the imap program: "imap(alice)<1><x>: Error: text".

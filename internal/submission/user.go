@@ -20,6 +20,7 @@ import (
 type user struct {
 	name      string
 	authUser  string // whose password it was: a master user, or name
+	master    string // the master user who logged in as him; "": he did
 	session   string // ID of the login session
 	token     string // proves the login to other services; a secret
 	anonymous bool
@@ -88,7 +89,9 @@ func newUser(answer authmaster.User) (*user, userFields) {
 			u.authUser = v
 		case "auth_token":
 			u.token = v
-		case "auth_mech", "master_user", "user":
+		case "master_user":
+			u.master = v
+		case "auth_mech", "user":
 		case "admin":
 			u.admin = v != "" && strings.ContainsRune("yY1", rune(v[0]))
 		default:

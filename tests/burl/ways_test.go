@@ -14,6 +14,10 @@ func TestWays(t *testing.T) {
 	// Who is in no other userdb.
 	prefetch := []string{"passdb p {", "  driver = passwd-file", "  args = {dir}/etc/prefetch", "}", "userdb p {", "  driver = prefetch", "}", "mail_debug = yes"}
 	const fields = "pre:{PLAIN}pw::::::userdb_uid=12001 userdb_gid=12001 userdb_home={dir}/mail/pre userdb_mail=maildir:{dir}/mail/pre/Elsewhere"
+	// Whose mailbox would be another one without what the passdb says, with the same rights.
+	silent := append([]string{"mail_uid = 12001", "mail_gid = 12001", "mail_home = {dir}/mail/other"}, prefetch...)
+	// A script that lets nobody use IMAP.
+	script := append([]string{"service imap {", "  executable = imap imap-postlogin", "}", "service imap-postlogin {", "  executable = script-login /bin/true", "  unix_listener imap-postlogin {", "  }", "}"}, prefetch...)
 	const override = "over:{PLAIN}pw:12001:12001::{dir}/mail/over::userdb_mail=maildir:{dir}/mail/over/Elsewhere"
 	for name, c := range map[string]struct {
 		config []string
@@ -25,7 +29,11 @@ func TestWays(t *testing.T) {
 			"Debug: burl: URLs with URLAUTH are fetched by a handed-over login: imap-urlauth-login of Dovecot 2.3 aborts",
 			"Debug: burl: URLs without URLAUTH are fetched by a handed-over login: login/imap is there"}},
 		"prefetch": {prefetch, "pre", "", []string{
-			"Debug: burl: URLs without URLAUTH are fetched by running imap: a handed-over login gave no session (IMAP session was not opened: Logged in, but initialization failed.)"}},
+			"Debug: burl: URLs without URLAUTH are fetched by running imap: a userdb is prefetch, which knows no handed-over logins"}},
+		"silent prefetch": {silent, "pre", "", []string{
+			"Debug: burl: URLs without URLAUTH are fetched by running imap: a userdb is prefetch, which knows no handed-over logins"}},
+		"prefetch and script": {script, "pre", "", []string{
+			"Error: burl: IMAP session of the user: imap program: it is not run without what stands behind it in executable of service imap: imap-postlogin"}},
 		"override": {[]string{"mail_debug = yes"}, "over", "250 ", []string{"Debug: burl: URLs without URLAUTH are fetched by a handed-over login: login/imap is there"}},
 		"no attributes": {[]string{"mail_attribute_dict = ", "mail_debug = yes"}, "alice", "554 5.7.14 No IMAP URLAUTH access available", []string{
 			"Debug: burl: URLs with URLAUTH are not fetched: mail_attribute_dict is not set"}},
@@ -37,9 +45,17 @@ func TestWays(t *testing.T) {
 			if c.user != "alice" {
 				a = w.account(c.user, "pw")
 			}
-			a.Append(t, "INBOX", simple)
+			denied := name == "prefetch and script"
+			if !denied {
+				a.Append(t, "INBOX", simple)
+			}
 			s := w.login(a)
-			if got := burl(s, plain("INBOX", 1, "")); !strings.HasPrefix(got, "250 ") || string(w.body(1)) != string(simple) {
+			got := burl(s, plain("INBOX", 1, ""))
+			if denied {
+				if got != "451 4.4.1 IMAP server unavailable" {
+					t.Error(got)
+				}
+			} else if !strings.HasPrefix(got, "250 ") || string(w.body(1)) != string(simple) {
 				t.Errorf("%s", got)
 			}
 			if c.auth != "" {
@@ -53,6 +69,52 @@ func TestWays(t *testing.T) {
 			}
 			for _, line := range c.log {
 				w.WaitLine(line)
+			}
+		})
+	}
+}
+
+// A master user has the rights that the acl plugin gives him, and not those of the user he
+// logs in as.
+func TestMasterUser(t *testing.T) {
+	config := strings.Split(`auth_master_user_separator = *
+passdb masters {
+  driver = passwd-file
+  args = {dir}/etc/masters
+  master = yes
+}
+mail_plugins = acl
+protocol imap {
+  mail_plugins = acl imap_acl
+}
+plugin {
+  acl = vfile
+}
+mail_debug = yes`, "\n")
+	for _, sys := range []system.System{system.Dovecot, system.OursBoth} {
+		t.Run(sys.String(), func(t *testing.T) {
+			t.Parallel()
+			w := start(t, sys, system.Setup{Config: config, Files: map[string]system.File{"etc/masters": {Data: "boss:{PLAIN}bpass\n"}}}, relay.Options{})
+			w.alice.Append(t, "INBOX", simple)
+			w.alice.Append(t, "shown", parts)
+			w.alice.Raw(t, "SETACL shown boss lr")
+			boss := w.account("alice*boss", "bpass")
+			if got := boss.Raw(t, "SELECT INBOX"); !strings.Contains(got, " NO ") {
+				t.Fatalf("he can read it by IMAP: %s", got)
+			}
+			s := w.login(boss)
+			if got := burl(s, plain("shown", 1, "")); !strings.HasPrefix(got, "250 ") || string(w.body(1)) != string(parts) {
+				t.Errorf("what he may read: %s", got)
+			}
+			if got := burl(s, plain("INBOX", 1, "")); !strings.HasPrefix(got, "554 5.6.6 IMAP URL resolution failed: ") {
+				t.Errorf("what he may not read: %s", got)
+			}
+			if got := burl(w.login(w.alice), plain("INBOX", 1, "")); !strings.HasPrefix(got, "250 ") {
+				t.Errorf("she herself: %s", got)
+			}
+			if sys == system.OursBoth {
+				w.WaitLine("Debug: burl: URLs without URLAUTH are fetched by running imap: a master user has logged in")
+				w.WaitLine("Debug: burl: URLs without URLAUTH are fetched by a handed-over login: login/imap is there")
 			}
 		})
 	}

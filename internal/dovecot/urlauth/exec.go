@@ -35,6 +35,7 @@ const (
 //
 // Fields override settings, or are added to the plugins' (clause P4.6). Nobody here knows
 // which is which, so they stand for both: imap passes over names that it does not know.
+// master_user is one of them: the acl plugin then goes by that user's rights.
 func Environment(values map[string]string, user string, fields tabline.Fields, remote, local string) []string {
 	env := map[string]string{}
 	for k, v := range values {
@@ -52,7 +53,7 @@ func Environment(values map[string]string, user string, fields tabline.Fields, r
 			continue
 		case "mail":
 			key = "MAIL_LOCATION"
-		case "uid", "gid", "chroot", "system_groups_user", "nice", "auth_token", "auth_user", "auth_mech", "master_user", "anonymous", "postlogin":
+		case "uid", "gid", "chroot", "system_groups_user", "nice", "auth_token", "auth_user", "auth_mech", "anonymous", "postlogin":
 			continue // about the process or the login, not settings
 		}
 		if strings.ContainsAny(key, "=\x00") || strings.Contains(f.Value, "\x00") || strings.HasPrefix(key, "LD_") {

@@ -221,10 +221,10 @@ func TestNoSockets(t *testing.T) {
 // process does not, and no field can forge another variable.
 func TestEnvironment(t *testing.T) {
 	env := Environment(map[string]string{"mail_location": "maildir:~/a", "plugin": "quota", "plugin/quota": "maildir", "mail_plugins": "acl", "ssl_cert": "a\nb"}, "alice",
-		tabline.ParseFields([]string{"uid=5", "home=/h", "mail=maildir:~/b", "quota_rule=*:bytes=1", "mail_plugins+= quota", "flag", "auth_token=secret", "a=b=c", "x\x00y=1", "nul=\x00", "ld_preload=/tmp/x"}),
+		tabline.ParseFields([]string{"uid=5", "home=/h", "mail=maildir:~/b", "quota_rule=*:bytes=1", "mail_plugins+= quota", "flag", "auth_token=secret", "master_user=boss", "a=b=c", "x\x00y=1", "nul=\x00", "ld_preload=/tmp/x"}),
 		"192.0.2.1", "")
-	want := []string{"A=b=c", "DOVECONF_ENV=1", "FLAG=yes", "HOME=/h", "IP=192.0.2.1", "LOCAL_IP=", "MAIL_LOCATION=maildir:~/b", "MAIL_PLUGINS=acl quota", "PLUGIN/A=b=c", "PLUGIN/FLAG=yes",
-		"PLUGIN/MAIL_LOCATION=maildir:~/b", "PLUGIN/QUOTA=maildir", "PLUGIN/QUOTA_RULE=*:bytes=1", "PLUGIN=quota", "QUOTA_RULE=*:bytes=1", "SSL_CERT=a\nb", "STATS_WRITER_SOCKET_PATH=", "USER=alice"}
+	want := []string{"A=b=c", "DOVECONF_ENV=1", "FLAG=yes", "HOME=/h", "IP=192.0.2.1", "LOCAL_IP=", "MAIL_LOCATION=maildir:~/b", "MAIL_PLUGINS=acl quota", "MASTER_USER=boss", "PLUGIN/A=b=c", "PLUGIN/FLAG=yes",
+		"PLUGIN/MAIL_LOCATION=maildir:~/b", "PLUGIN/MASTER_USER=boss", "PLUGIN/QUOTA=maildir", "PLUGIN/QUOTA_RULE=*:bytes=1", "PLUGIN=quota", "QUOTA_RULE=*:bytes=1", "SSL_CERT=a\nb", "STATS_WRITER_SOCKET_PATH=", "USER=alice"}
 	if !slices.Equal(env, want) {
 		t.Errorf("got  %q\nwant %q", env, want)
 	}

@@ -7,7 +7,14 @@
 //	                   imap-urlauth, by a handed-over login (P7.11)     Dovecot has the service, and mail_attribute_dict is set
 //	                   imap-urlauth's own socket (P7.2)                 likewise, if the sockets for that are not there
 //	without, his own   an IMAP session by a handed-over login (P7.12)   Dovecot has imap in protocols
-//	                   Dovecot's imap, run as the user (P7.13)          where that does not work, as with a prefetch userdb
+//	                   Dovecot's imap, run as the user (P7.13)          where that does not work, or is another login
+//
+// A handed-over login tells the imap service the user's name, and nothing else. What was
+// known of him besides, and the service would not find out again, is lost: that a master
+// user logged in, whose rights may be fewer; and what a prefetch userdb had from the passdb,
+// such as another mailbox. Then the program is run, to which the worker tells all it knows.
+// Its environment, with the settings of imap, is readable by the user; it is not run where a
+// post-login script of imap would be left out.
 //
 // With dovetail_burl_imap_host nothing is read on this machine: the submit user cannot read
 // an URL without URLAUTH, so such URLs are refused.
@@ -78,6 +85,7 @@ type Options struct {
 	Services   *Services                       // nil: there are none
 	Attributes bool                            // mail_attribute_dict is set: Dovecot knows keys for URLAUTH
 	Program    func() (urlauth.Program, error) // Dovecot's imap for this user; nil: it cannot be run
+	Differs    func() (string, error)          // why a handed-over login would be another one; "": it would not. nil: never
 	Server     *Server                         // nil: there is none
 	Chroot     bool                            // the process will be in a chroot
 
@@ -93,7 +101,8 @@ type Fetcher struct {
 	service *urlauth.Conn
 	own     *imap.Conn // the user's session
 
-	noToken bool            // a handed-over login gave no session: the program is run
+	noToken string          // why a handed-over login is not used for a session; "": it is
+	asked   bool            // whether it would be another login
 	told    map[string]bool // debug lines that were written
 	timeout time.Duration
 }
@@ -160,10 +169,10 @@ func (f *Fetcher) ownWay() (w way, why string) {
 		return noWay, "dovetail_burl_imap_host is set, and its submit user cannot read them"
 	case f.o.Chroot:
 		return noWay, inChroot
-	case s != nil && s.sockets.HasIMAP() && f.token() && !f.noToken:
+	case s != nil && s.sockets.HasIMAP() && f.token() && f.noToken == "":
 		return byHandover, "login/imap is there"
-	case f.o.Program != nil && f.noToken:
-		return byProgram, "a handed-over login gave no session"
+	case f.o.Program != nil && f.noToken != "":
+		return byProgram, f.noToken
 	case f.o.Program != nil:
 		return byProgram, "the auth service gave no token"
 	}
@@ -363,6 +372,14 @@ func (f *Fetcher) fetchOwn(ctx context.Context, u *imapurl.URL) (*Body, error) {
 func (f *Fetcher) session(ctx context.Context) (*imap.Conn, error) {
 	o := imap.Options{Timeout: f.timeout}
 	w, why := f.ownWay()
+	if w == byHandover && !f.asked && f.o.Differs != nil {
+		var err error
+		if f.noToken, err = f.o.Differs(); err != nil {
+			return nil, err
+		}
+		f.asked = true
+		w, why = f.ownWay()
+	}
 	if w == byHandover {
 		f.decided(ownURLs, w, why)
 		nc, tag, err := f.o.Services.sockets.IMAP(ctx, f.o.Login)
@@ -375,11 +392,14 @@ func (f *Fetcher) session(ctx context.Context) (*imap.Conn, error) {
 		if f.o.Program == nil || ctx.Err() != nil {
 			return nil, err
 		}
-		f.noToken = true
+		f.noToken = "a handed-over login gave no session"
 		w, why = f.ownWay()
 		why += " (" + err.Error() + ")"
 	}
 	f.decided(ownURLs, w, why)
+	if w == noWay {
+		return nil, errors.New(why)
+	}
 	p, err := f.o.Program()
 	if err != nil {
 		return nil, fmt.Errorf("imap program: %w", err)

@@ -346,6 +346,45 @@ func TestWays(t *testing.T) {
 	}
 }
 
+// A login that the imap service would not know as it is gets the program, and while that is
+// not known nothing.
+func TestDiffers(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"token-login/tokenlogin", "login/imap"} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	services, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer services.Close()
+	asked, why, fails := 0, "", errors.New("nobody knows")
+	l := &lines{}
+	f := New(Options{
+		Reader: imapurl.Reader{User: "alice", Host: "mx.test", Port: 143}, Login: urlauth.Login{Token: "x"}, Services: services, Log: l.log(),
+		Program: func() (urlauth.Program, error) { return urlauth.Program{}, errors.New("as it happens") },
+		Differs: func() (string, error) { asked++; return why, fails },
+	})
+	own := "imap://mx.test/INBOX/;UID=1"
+	for range 2 {
+		if _, refusal := fetch(t, f, own); refusal != unavailable {
+			t.Error(refusal)
+		}
+		why, fails = "it has a beard", nil
+	}
+	if _, refusal := fetch(t, f, own); refusal != unavailable || asked != 2 {
+		t.Error(refusal, asked)
+	}
+	const failed = "Error: burl: IMAP session of the user: imap program: as it happens\n"
+	want := "Error: burl: IMAP session of the user: nobody knows\nDebug: burl: URLs without URLAUTH are fetched by running imap: it has a beard\n" + failed + failed
+	if got := l.String() + "\n"; got != want {
+		t.Errorf("log\n%swant\n%s", got, want)
+	}
+}
+
 // A program that does not start, or is no imap, is a temporary failure.
 func TestProgramAmiss(t *testing.T) {
 	for path, want := range map[string]string{"/nonexistent": "no such file or directory", "/bin/true": "unexpected EOF", "/bin/cat": "timeout"} {
