@@ -17,7 +17,7 @@ import (
 const pipeTimeout = 5 * time.Second
 
 // ErrTooLong: the names are too long for a line. Nothing was sent.
-var ErrTooLong = fmt.Errorf("anvil: line of more than %d bytes", MaxLine)
+var ErrTooLong = errors.New("anvil: line of more than 1024 bytes")
 
 // A Pipe reports sessions on descriptor 3. Any goroutine may use it. The nil Pipe reports
 // nothing, as when no master started the process.

@@ -111,6 +111,7 @@ shift:
 	JNE  shift
 	MOVQ ·oneThread(SB), AX
 	MOVQ AX, -16(BX)
+	MOVQ ·noQuota(SB), AX
 	MOVQ AX, -8(BX)
 	MOVQ R12, SP
 

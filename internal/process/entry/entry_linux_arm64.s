@@ -116,6 +116,7 @@ shift:
 	BNE  shift
 	MOVD ·oneThread(SB), R9
 	MOVD R9, -16(R10)
+	MOVD ·noQuota(SB), R9
 	MOVD R9, -8(R10)
 	MOVD R20, RSP
 

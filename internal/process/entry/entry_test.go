@@ -123,7 +123,7 @@ func TestAddressSpace(t *testing.T) {
 }
 
 // A process for one client has one thread for Go code. Arguments and environment stay as
-// they are, but for one more variable.
+// they are, but for two more variables.
 func TestOneThread(t *testing.T) {
 	path := build(t, true)
 	all := runtime.NumCPU()
@@ -148,6 +148,9 @@ func TestOneThread(t *testing.T) {
 			env := c.env
 			if c.threads == 1 {
 				env += " GOMAXPROCS=1"
+			}
+			if c.threads != all { // by CLIENT_LIMIT=1
+				env += " GODEBUG=containermaxprocs=0"
 			}
 			out, err := cmd.CombinedOutput()
 			if want := fmt.Sprintf("%d [%s %s] [%s]\n", c.threads, path, args, env); err != nil || string(out) != want {

@@ -169,6 +169,9 @@ func (c *Client) Then(f func()) {
 // serve is the goroutine of one client. It ends when Program.Serve returns.
 func (p *Process) serve(c *Client) {
 	f := p.program.Serve
+	if p.Env.ClientLimit == 1 {
+		deepen(false)
+	}
 	goesOn := p.guarded(c, func() { f(c.ctx, c) })
 	if goesOn == nil {
 		p.over(c)

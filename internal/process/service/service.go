@@ -126,6 +126,7 @@ func (p *Process) begin(args []string) (status int) {
 			status = p.lastWords("the program has a bug")
 		}
 	}()
+	deepen(false)
 	if err := p.start(args); err != nil {
 		return p.lastWords("%v", err)
 	}
