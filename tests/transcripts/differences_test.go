@@ -19,7 +19,6 @@ func TestDifferences(t *testing.T) {
 	}
 	shows := map[string][]string{} // file or "rule": ids
 	var ids []string
-	open := 0
 	for _, d := range ds {
 		if slices.Contains(ids, d.ID) {
 			t.Errorf("%s is listed twice", d.ID)
@@ -28,8 +27,6 @@ func TestDifferences(t *testing.T) {
 		for _, s := range d.Shown {
 			word, rest, _ := strings.Cut(s, " ")
 			switch {
-			case s == "open":
-				open++
 			case s == "rule":
 				if !slices.ContainsFunc(Rules, func(r transcript.Rule) bool { return r.ID == d.ID }) {
 					t.Errorf("%s: no such rule", d.ID)
@@ -50,7 +47,9 @@ func TestDifferences(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d of %d differences are not shown yet", open, len(ds))
+	if len(ds) < 40 {
+		t.Errorf("the list has %d differences only", len(ds))
+	}
 	for _, r := range Rules {
 		if !slices.Contains(ids, r.ID) {
 			t.Errorf("rule %s is no difference of the list", r.ID)
