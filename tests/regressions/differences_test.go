@@ -163,34 +163,37 @@ func TestMemoryOfALargeMessage(t *testing.T) {
 	const pieces = 60
 	for name, caps := range map[string][]string{"BDAT": {"SIZE", "PIPELINING", "CHUNKING"}, "DATA": {"SIZE", "PIPELINING"}} {
 		for _, by := range []string{"DATA", "BDAT"} {
-			r := newRelay(t, relay.Options{Caps: caps, Discard: true})
-			s := serve(t, r, false, "submission_max_mail_size = 100 M\n")
-			c := s.Login(t, dovetail.Clear, "alice")
-			envelope(c)
-			if by == "DATA" {
-				c.Do("DATA", "354")
-			} else {
-				c.Send(fmt.Sprintf("BDAT %d LAST", pieces*len(piece)))
-			}
-			var most int64
-			for range pieces {
-				c.Write(piece)
-				for _, pid := range s.Processes()["submission"] {
-					most = max(most, dovetail.AnonMemory(pid))
+			t.Run("by "+by+" to "+name, func(t *testing.T) {
+				t.Parallel()
+				r := newRelay(t, relay.Options{Caps: caps, Discard: true})
+				s := serve(t, r, false, "submission_max_mail_size = 100 M\n")
+				c := s.Login(t, dovetail.Clear, "alice")
+				envelope(c)
+				if by == "DATA" {
+					c.Do("DATA", "354")
+				} else {
+					c.Send(fmt.Sprintf("BDAT %d LAST", pieces*len(piece)))
 				}
-			}
-			if by == "DATA" {
-				c.Send(".")
-			}
-			c.ExpectCode("250")
-			if most == 0 || most > limit {
-				t.Errorf("by %s to %s: %d KiB", by, name, most>>10)
-			}
-			t.Logf("by %s to %s: %d KiB", by, name, most>>10)
-			if m := r.WaitMessages(1)[0]; m.Size < int64(pieces*len(piece)) {
-				t.Errorf("%d octets arrived", m.Size)
-			}
-			c.Do("QUIT", "221")
+				var most int64
+				for range pieces {
+					c.Write(piece)
+					for _, pid := range s.Processes()["submission"] {
+						most = max(most, dovetail.AnonMemory(pid))
+					}
+				}
+				if by == "DATA" {
+					c.Send(".")
+				}
+				c.ExpectCode("250")
+				if most == 0 || most > limit {
+					t.Errorf("%d KiB", most>>10)
+				}
+				t.Logf("%d KiB", most>>10)
+				if m := r.WaitMessages(1)[0]; m.Size < int64(pieces*len(piece)) {
+					t.Errorf("%d octets arrived", m.Size)
+				}
+				c.Do("QUIT", "221")
+			})
 		}
 	}
 }
@@ -198,22 +201,23 @@ func TestMemoryOfALargeMessage(t *testing.T) {
 // A reply of the relay is cut at 2048 octets a line and 100 lines.
 func TestLongRepliesOfTheRelay(t *testing.T) {
 	t.Parallel()
-	for _, n := range []int{99, 100, 101, 3000} {
-		r := newRelay(t, relay.Options{Script: relay.Script{
-			relay.RCPT: {relay.ManyLines("550", "5.7.1 no", n)},
-			relay.MAIL: {relay.LongLine("250", 10000)},
-		}})
-		s := serve(t, r, true, "")
-		c := s.Login(t, dovetail.Clear, "alice")
-		if got := c.Do("MAIL FROM:<a@b>", "250 2.1.0 xxx")[0]; len(got) != len("250 2.1.0 ")+2048 {
-			t.Errorf("a line of %d octets", len(got))
-		}
+	script := relay.Script{relay.MAIL: {relay.LongLine("250", 10000)}}
+	counts := []int{99, 100, 101, 3000}
+	for _, n := range counts {
+		script[relay.RCPT] = append(script[relay.RCPT], relay.ManyLines("550", "5.7.1 no", n))
+	}
+	s := serve(t, newRelay(t, relay.Options{Script: script}), true, "")
+	c := s.Login(t, dovetail.Clear, "alice")
+	if got := c.Do("MAIL FROM:<a@b>", "250 2.1.0 xxx")[0]; len(got) != len("250 2.1.0 ")+2048 {
+		t.Errorf("a line of %d octets", len(got))
+	}
+	for _, n := range counts {
 		if got := c.Do("RCPT TO:<c@d>", "550 5.7.1"); len(got) != min(n, 100) {
 			t.Errorf("%d lines of %d", len(got), n)
 		}
-		c.Do("RCPT TO:<c@d>", "250")
-		c.Do("QUIT", "221")
 	}
+	c.Do("RCPT TO:<c@d>", "250")
+	c.Do("QUIT", "221")
 }
 
 // While the auth service is away clients are told so after ten seconds; one that waits is
