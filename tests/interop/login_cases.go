@@ -98,10 +98,21 @@ func loginCases() (cases []scenario) {
 			setup: config("auth_mechanisms = plain external", "ssl_ca = <{dir}/tls/ca.pem", "ssl_verify_client_cert = yes", "ssl_require_crl = no",
 				"auth_ssl_username_from_cert = yes", "passdb static {", " driver = static", " args = nopassword=y", " mechanisms = external", "}"),
 			run: func(w *world) {
-				s := w.dial("c", client.Options{From: "127.0.0.2", TLS: w.inst.TLS()})
-				s.do("EHLO c.example.org")
-				w.loggedIn(0, s.do("AUTH EXTERNAL ="))
-				s.message(hello)
+				for i, way := range []way{ways[2], ways[1]} {
+					s := way.dial(w, way.name)
+					w.loggedIn(i, s.do("AUTH EXTERNAL ="))
+					s.message(hello)
+					s.bdat(hello)
+					s.do("QUIT")
+					s.gone()
+				}
+				s := ways[2].dial(w, "asked")
+				s.do("AUTH EXTERNAL")
+				w.loggedIn(2, s.do(""))
+				s.do("QUIT")
+				s.gone()
+				s = ways[0].dial(w, "in clear")
+				s.do("AUTH EXTERNAL =")
 				s.do("QUIT")
 				s.gone()
 				without := w.inst.TLS()
@@ -137,8 +148,17 @@ func loginCases() (cases []scenario) {
 			setup: withTokens,
 			run: func(w *world) {
 				for _, m := range bearer {
+					for _, way := range ways {
+						s := way.dial(w, m.name+" "+way.name)
+						had := logins(w.inst.Log())
+						w.loggedIn(had, s.do("AUTH "+m.name+" "+m.initial("alice", token("alice", oauthKey, time.Now().Add(time.Hour)))))
+						s.message(hello)
+						s.bdat(hello)
+						s.do("QUIT")
+						s.gone()
+						w.chapter(m.name + " " + way.name)
+					}
 					for _, x := range []struct{ name, token string }{
-						{"good", token("alice", oauthKey, time.Now().Add(time.Hour))},
 						{"of another key", token("alice", "x", time.Now().Add(time.Hour))},
 						{"expired", token("alice", oauthKey, time.Now().Add(-time.Second))},
 						{"of somebody else", token("bob@example.test", oauthKey, time.Now().Add(time.Hour))},
@@ -281,7 +301,7 @@ func loginCases() (cases []scenario) {
 	)
 	// Input pipelined behind AUTH, up to what a hand-over holds.
 	for _, octets := range []int{0, 6, 100, 500, 1000} {
-		for _, way := range []way{ways[0], ways[2]} {
+		for _, way := range ways {
 			cases = append(cases, scenario{
 				name: fmt.Sprintf("%d octets pipelined behind AUTH, %s", octets, way.name),
 				run: func(w *world) {

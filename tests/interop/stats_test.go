@@ -264,6 +264,7 @@ func steadyCounts(r *system.Running) (rows []string) {
 // left out. On purpose there is no second RSET before the MAIL that follows an EHLO inside a
 // transaction, and what follows the mechanism of an AUTH is not told: it is a password.
 func TestStats(t *testing.T) {
+	t.Parallel()
 	system.OursBoth.Need(t)
 	var plain []scenario
 	groups := map[string][]scenario{}

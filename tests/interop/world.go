@@ -76,37 +76,6 @@ func (sc scenario) play(t *testing.T, sys system.System) *record {
 	return &record{chapters: w.chapters, log: w.inst.WholeLog()}
 }
 
-// truths are what Dovecot showed in this run of the tests, by name of the scenario.
-var truths struct {
-	mu    sync.Mutex
-	known map[string]*truth
-}
-
-type truth struct {
-	once sync.Once
-	r    *record
-}
-
-// truth plays the scenario on Dovecot, once, and returns what was seen.
-func (sc scenario) truth(t *testing.T) *record {
-	t.Helper()
-	truths.mu.Lock()
-	if truths.known == nil {
-		truths.known = map[string]*truth{}
-	}
-	x := truths.known[sc.name]
-	if x == nil {
-		x = &truth{}
-		truths.known[sc.name] = x
-	}
-	truths.mu.Unlock()
-	x.once.Do(func() { x.r = sc.play(t, system.Dovecot) })
-	if x.r == nil {
-		t.Fatal("the case failed against Dovecot")
-	}
-	return x.r
-}
-
 func logins(lines []string) int { return count(lines, ": Login: ") }
 func logouts(lines []string) int {
 	return count(lines, "): Info: Disconnected: ", ">: Info: Disconnected: ", "Fatal: ")
@@ -272,10 +241,13 @@ func (s *session) bdat(pieces ...string) (last []string) {
 	return last
 }
 
+// patience is how long is waited for what should happen soon, on a busy machine.
+const patience = time.Minute
+
 // eventually waits until ok; what is for the failure.
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatalf("%v: still waiting for %s", w.inst.System, what)
 		}
