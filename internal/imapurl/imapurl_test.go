@@ -194,7 +194,9 @@ func FuzzParse(f *testing.F) {
 }
 
 func FuzzParseSection(f *testing.F) {
-	f.Add("1.2.HEADER.FIELDS (a \"b\\\"\")")
+	for _, s := range []string{"1.2.HEADER.FIELDS (a \"b\\\"\")", "", "TEXT", "2.MIME", "header.fields.not (Subject {5}", "1.", "4294967296", "HEADER.FIELDS ()", "]\r\nX LOGOUT"} {
+		f.Add(s)
+	}
 	f.Fuzz(func(t *testing.T, s string) {
 		out, err := ParseSection(s)
 		if err != nil {

@@ -31,8 +31,12 @@ func TestBackendDies(t *testing.T) {
 		pid := f.loginPID(t)
 		before := descriptors(t, pid)
 		var clients []*client.Client
-		for range sessions {
-			clients = append(clients, passes(t, f, "dying", client.Options{}))
+		for i := range sessions {
+			o := client.Options{}
+			if i%2 == 1 {
+				o.TLS = f.TLS()
+			}
+			clients = append(clients, passes(t, f, "dying", o))
 		}
 		f.backends["dying"].Stop()
 		died := time.Now()

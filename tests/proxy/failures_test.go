@@ -7,7 +7,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"dovetail/internal/testkit/client"
 	"dovetail/internal/testkit/relay"
@@ -29,6 +31,7 @@ type failure struct {
 	caps   []string // of the backend; nil: as Dovecot's
 	tls    string   // "implicit", "starttls"; "": none
 	down   bool     // nothing listens
+	slow   bool     // the backend sends each octet by itself
 	bare   bool     // fields is all that the passdb says
 
 	reply string // to AUTH; lines are joined with " / "
@@ -156,15 +159,30 @@ func failures() []failure {
 			log: invalid + "Too long input line"},
 		{name: "replies-unasked", script: script(relay.Banner, relay.Raw("220 a\r\n250 b\r\n250 c\r\n")), reply: unavailable, tries: 2, defect: true,
 			log: invalid + "Reply to a command that was not sent: 250 b"},
+		{name: "reply-behind-ehlo", script: script(relay.EHLO, relay.Raw("250-relay.test\r\n250 AUTH PLAIN\r\n235 2.7.0 come in\r\n")), reply: unavailable, tries: 2, defect: true,
+			log: invalid + "Reply to a command that was not sent: 235 2.7.0 come in"},
+		{name: "reply-behind-xclient", script: script(relay.XCLIENT, relay.Raw("220 a\r\n250-a\r\n250 AUTH PLAIN\r\n235 2.7.0 come in\r\n")), reply: unavailable, tries: 2, defect: true,
+			log: invalid + "Reply to a command that was not sent: 235 2.7.0 come in"},
+		{name: "reply-behind-challenge", fields: "proxy_mech=LOGIN", script: script(relay.AUTH, relay.Raw("334 VXNlcg==\r\n235 2.7.0 come in\r\n")), reply: unavailable, tries: 2, defect: true,
+			log: invalid + "Reply to a command that was not sent: 235 2.7.0 come in"},
+		// For hours, if it were let.
+		{name: "trickles-banner", fields: noTime, slow: true, script: script(relay.Banner, relay.ManyLines("220", strings.Repeat("x", 1000), 90)), reply: unavailable, tries: 1,
+			log: "Login timed out in state=banner (after 2 secs, local=127.0.0.1:{port})"},
+		{name: "trickles-auth", fields: noTime, slow: true, script: script(relay.AUTH, relay.ManyLines("235", strings.Repeat("x", 1000), 90)), reply: unavailable, tries: 1,
+			log: "Login timed out in state=authenticate (after 2 secs, local=127.0.0.1:{port})"},
 		{name: "lines-101", script: script(relay.EHLO, relay.ManyLines("250", "X", 101)), reply: unavailable, tries: 2, defect: true,
 			log: invalid + "SMTP reply has too many lines"},
 	}
 	// A MiB without an end, at each step.
-	for _, step := range []relay.Step{relay.Banner, relay.EHLO, relay.XCLIENT, relay.AUTH} {
-		rows = append(rows, failure{name: "mib-" + strings.ToLower(string(step)), script: script(step, relay.LongLine("250", 1<<20)), reply: unavailable, tries: 2,
-			log: invalid + "Too long input line"})
+	for _, step := range []relay.Step{relay.Banner, relay.EHLO, relay.STARTTLS, relay.XCLIENT, relay.AUTH} {
+		row := failure{name: "mib-" + strings.ToLower(string(step)), script: script(step, relay.LongLine("250", 1<<20)), reply: unavailable, tries: 2,
+			log: invalid + "Too long input line"}
+		if step == relay.STARTTLS {
+			row.fields, row.tls = "starttls=any-cert", "starttls"
+		}
+		rows = append(rows, row)
 	}
-	// Silence, the end, and a reset, at each step.
+	// Silence, the end, a reset (not at once, or it is the connection that fails), and the end of half a reply, at each step.
 	for _, s := range []struct {
 		state, fields, half string
 		script              func(relay.Behaviour) relay.Script
@@ -192,6 +210,8 @@ func failures() []failure {
 				log: fmt.Sprintf("Login timed out in state=%s (after 2 secs, local=127.0.0.1:{port})", s.state)}),
 			withTLS(failure{name: "closes-" + s.state, fields: s.fields, script: s.script(relay.Close()), reply: unavailable, tries: 2,
 				log: fmt.Sprintf(closed, s.state)}),
+			withTLS(failure{name: "resets-" + s.state, fields: s.fields, script: s.script(relay.After(300*time.Millisecond, relay.Reset())), reply: unavailable, tries: 2,
+				log: fmt.Sprintf(closed, s.state)}),
 			withTLS(failure{name: "half-reply-" + s.state, fields: s.fields, script: s.script(relay.Close(s.half)), reply: unavailable, tries: 2,
 				log: fmt.Sprintf(closed, s.state)}),
 		)
@@ -215,7 +235,7 @@ func TestFailures(t *testing.T) {
 					continue
 				}
 				rows = append(rows, r)
-				u := user{name: r.name, fields: r.fields, bare: r.bare}
+				u := user{name: r.name, fields: r.fields, bare: r.bare, slow: r.slow}
 				if !r.down {
 					u.relay = &relay.Options{Caps: r.caps, Script: r.script, Implicit: r.tls == "implicit"}
 					if r.tls != "" {
@@ -225,16 +245,25 @@ func TestFailures(t *testing.T) {
 				users = append(users, u)
 			}
 			f := start(t, sys, users, "login_proxy_max_reconnects = 1", "auth_verbose = yes")
-			t.Run("rows", func(t *testing.T) {
-				for _, r := range rows {
-					t.Run(r.name, func(t *testing.T) {
-						t.Parallel()
-						r.try(t, f)
-					})
-				}
-			})
+			atOnce(t, rows, func(r failure) string { return r.name }, func(t *testing.T, r failure) { r.try(t, f) })
 		})
 	}
+}
+
+// atOnce runs tests of rows that mostly wait, more of them at a time than there are
+// processors.
+func atOnce[R any](t *testing.T, rows []R, name func(R) string, try func(*testing.T, R)) {
+	const most = 16
+	turn := make(chan struct{}, most)
+	var wg sync.WaitGroup
+	for _, r := range rows {
+		turn <- struct{}{}
+		wg.Go(func() { // ends with the row
+			defer func() { <-turn }()
+			t.Run(name(r), func(t *testing.T) { try(t, r) })
+		})
+	}
+	wg.Wait()
 }
 
 var attempt = regexp.MustCompile(`^Info: Login attempt \d+ failed: `)

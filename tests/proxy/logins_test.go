@@ -139,14 +139,7 @@ func TestLogins(t *testing.T) {
 				users = append(users, user{name: r.name, fields: r.fields, relay: o, slow: r.slow})
 			}
 			f := start(t, sys, users, "login_proxy_max_reconnects = 0", trusting)
-			t.Run("rows", func(t *testing.T) {
-				for _, r := range rows {
-					t.Run(r.name, func(t *testing.T) {
-						t.Parallel()
-						r.try(t, f)
-					})
-				}
-			})
+			atOnce(t, rows, func(r passed) string { return r.name }, func(t *testing.T, r passed) { r.try(t, f) })
 		})
 	}
 }

@@ -115,7 +115,13 @@ func TestReconnects(t *testing.T) {
 		f := start(t, sys, []user{
 			{name: "twice", relay: &relay.Options{Scripts: []relay.Script{{relay.Banner: {relay.Reply("421 later")}}, {}}}},
 			{name: "thrice", relay: &relay.Options{Scripts: []relay.Script{{relay.EHLO: {relay.Close()}}, {relay.AUTH: {relay.Reply("451 4.3.0 later")}}, {}}}},
-		}, "login_proxy_max_reconnects = 2")
+			{name: "little", fields: "proxy_timeout=2"},
+		}, "login_proxy_max_reconnects = 3")
+		// There is time for one more only.
+		if got := login(f.dial(t, client.Options{}), "little")[0]; got != unavailable {
+			t.Error(got)
+		}
+		f.WaitLine(fmt.Sprintf("Error: proxy(little,127.0.0.1:%d): connect(127.0.0.1, %[1]d) failed: Connection refused (after 1 secs, 1 reconnects, local=", f.ports["little"]))
 		for name, n := range map[string]int{"twice": 1, "thrice": 2} {
 			passes(t, f, name, client.Options{}).Do("NOOP", "250")
 			f.WaitLine(fmt.Sprintf(" secs, %d reconnects): user=<%s>", n, name))

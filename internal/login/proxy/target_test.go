@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -120,6 +119,5 @@ func FuzzParse(f *testing.F) {
 				t.Errorf("address %v", a)
 			}
 		}
-		_ = netip.Addr{}
 	})
 }
