@@ -7,20 +7,19 @@ FUZZTIME ?= 10s
 DESTDIR  ?=
 PREFIX   ?= /usr/local
 
-# Two programs are started by a master that may limit their address space: the first code
-# they run sees to that (package process/entry).
-entry = $(if $(findstring dovetail/internal/process/entry,$(shell $(GO) list -deps ./cmd/$1)),-E dovetail_entry)
+# Two programs are started by a master that may limit their address space: where package
+# process/entry has assembly, the first code they run sees to that.
+stub = $$($(GO) list -deps -f '{{if eq .ImportPath "dovetail/internal/process/entry"}}{{if .SFiles}}-E dovetail_entry{{end}}{{end}}' ./cmd/$$p)
 
 help: ## show this
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+	@echo "Variables: GO=$(GO) PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME); GOARCH as for go build"
 
 build: ## the programs, static, into bin/
 	@mkdir -p bin
-	@$(foreach p,$(PROGRAMS),$(call program,$p))
-
-define program
-echo "bin/$1"; CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X dovetail/internal/standalone/command.Version=$(VERSION) $(call entry,$1)" -o bin/$1 ./cmd/$1 || exit 1;
-endef
+	@for p in $(PROGRAMS); do echo "bin/$$p"; CGO_ENABLED=0 $(GO) build -trimpath \
+		-ldflags "-s -w -X dovetail/internal/standalone/command.Version=$(VERSION) $(stub)" -o bin/$$p ./cmd/$$p || exit 1; \
+	done
 
 run: build ## a server to try things with: no root, no Dovecot, no configuration
 	@bin/dovetail demo
@@ -61,7 +60,7 @@ bench: ## benchmarks
 
 soak: ## long runs: load, faults, leaks (as root)
 	@sh tests/needs.sh
-	$(GO) test -count=1 -timeout 0 -tags soak ./tests/soak/... ./tests/load/...
+	$(GO) test -count=1 -timeout 0 -tags soak $$(git grep -l '^//go:build soak' -- '*.go' | xargs -n1 dirname | sort -u | sed 's|^|./|')
 
 record: ## write the files that tests compare with anew, from the installed Dovecot (as root)
 	@sh tests/needs.sh
@@ -69,11 +68,23 @@ record: ## write the files that tests compare with anew, from the installed Dove
 		echo "$$dir"; $(GO) test -count=1 -timeout 40m ./$$dir -record || exit 1; \
 	done
 
-install: build ## the programs into DESTDIR PREFIX/{sbin,bin,libexec/dovetail}
+# Examples and the unit name the programs where PREFIX puts them.
+share = $(DESTDIR)$(PREFIX)/share
+doc   = $(share)/doc/dovetail
+place = sed -e 's,/usr/libexec/,$(PREFIX)/libexec/,' -e 's,/usr/sbin/dovetail,$(PREFIX)/sbin/dovetail,'
+
+install: build ## programs, manual pages, documents, examples, systemd unit into DESTDIR PREFIX
 	install -d $(DESTDIR)$(PREFIX)/libexec/dovetail $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin
 	install -m 755 bin/dovetail bin/submission-login bin/submission $(DESTDIR)$(PREFIX)/libexec/dovetail
 	ln -sf ../libexec/dovetail/dovetail $(DESTDIR)$(PREFIX)/sbin/dovetail
 	install -m 755 bin/doveconf-lite $(DESTDIR)$(PREFIX)/bin
+	install -d $(share)/man/man1 $(share)/man/man8 $(doc)/examples $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(doc)
+	@put() { echo "$$2/$${1##*/}"; $(place) "$$1" >"$$2/$${1##*/}" && chmod 644 "$$2/$${1##*/}" || exit 1; }; \
+	for f in packaging/man/*.1; do put $$f $(share)/man/man1; done; \
+	for f in packaging/man/*.8; do put $$f $(share)/man/man8; done; \
+	for f in conf.d/*.conf; do put $$f $(doc)/examples; done; \
+	put packaging/systemd/dovetail.service $(DESTDIR)$(PREFIX)/lib/systemd/system
 
 clean: ## remove what was built
 	rm -rf bin
