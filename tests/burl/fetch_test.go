@@ -8,6 +8,7 @@ import (
 
 	goimap "github.com/emersion/go-imap/v2"
 
+	"dovetail/internal/testkit/mailbox"
 	"dovetail/internal/testkit/relay"
 	"dovetail/internal/testkit/system"
 )
@@ -16,7 +17,7 @@ import (
 var relays = map[string][]string{"BDAT": nil, "DATA": {"PIPELINING", "SIZE 100000000", "8BITMIME", "ENHANCEDSTATUSCODES"}}
 
 // What the relay gets is what FETCH gives, to the octet: whole messages, sections and parts
-// of them, empty ones, with 8 bits, with NULs; of the user by either kind of URL, and of
+// of them, empty ones, with 8 bits; of the user by either kind of URL, and of
 // another user. It needs no more than stock Dovecot 2.3, whose own worker cannot do the
 // last.
 func TestFetched(t *testing.T) {
@@ -84,6 +85,31 @@ func TestFetched(t *testing.T) {
 				t.Errorf("%q", v)
 			}
 			t.Logf("%d messages", n)
+		})
+	}
+}
+
+// Octets that APPEND does not take but a maildir may have: NULs. What Dovecot's FETCH makes
+// of them is what the relay gets, by each way.
+func TestNULs(t *testing.T) {
+	for name, caps := range relays {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, system.OursBoth, system.Setup{}, relay.Options{Caps: caps})
+			var want []byte
+			for _, a := range []mailbox.Account{w.alice, w.bob} {
+				w.WriteFile("mail/"+a.User+"/Maildir/.nul/cur/1700000000.M1P1.host:2,", system.File{Data: "Subject: NUL\r\nContent-Transfer-Encoding: binary\r\n\r\na\x00b\r\n.\x00\r\n\x00.\r\n\x00\x00\r\n", UID: system.UID})
+				want = a.Fetch(t, "nul", 1, goimap.FetchItemBodySection{})
+			}
+			c := w.login(w.alice)
+			for i, url := range []string{plain("nul", 1, ""), w.alice.Mint(t, rump("alice", "nul", 1, "", "alice")), w.bob.Mint(t, rump("bob@example.test", "nul", 1, "", "alice"))} {
+				if got := burl(c, url); !strings.HasPrefix(got, "250 2.0.0 Ok") {
+					t.Fatalf("%s: %s", url, got)
+				}
+				if got := w.body(i + 1); !bytes.Equal(got, want) || !bytes.Contains(got, []byte{0x80}) {
+					t.Errorf("%s: %q, want %q", url, got, want)
+				}
+			}
 		})
 	}
 }
