@@ -3,14 +3,18 @@ package submission
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"dovetail/internal/conf/settings"
+	"dovetail/internal/dovecot/authmaster"
 	"dovetail/internal/dovecot/config"
 	"dovetail/internal/dovecot/tabline"
 	"dovetail/internal/dovecot/urlauth"
@@ -23,6 +27,8 @@ import (
 
 // defaultLibexec is where Debian has Dovecot's programs.
 const defaultLibexec = "/usr/lib/dovecot"
+
+const userdbTimeout = 30 * time.Second // of what a BURL asks the auth service
 
 // burlOptions are what the user's BURLs fetch with. It is called while the process may
 // still be root: afterwards neither sockets nor the password file can be opened.
@@ -60,7 +66,7 @@ func (w *worker) burlOptions(ctx context.Context, u *user, log *event.Log) burl.
 	o.Services = w.services
 	if w.services != nil && w.services.HasIMAP() {
 		o.Program = func() (urlauth.Program, error) { return w.imapProgram(u, log) }
-		o.Differs = func() (string, error) { return w.loginDiffers(u) }
+		o.Differs = func(ctx context.Context) (string, error) { return w.loginDiffers(ctx, u, o.Services.Base) }
 	}
 	return o
 }
@@ -141,8 +147,9 @@ func (w *worker) imapProgram(u *user, log *event.Log) (urlauth.Program, error) {
 	}, nil
 }
 
-// loginDiffers says what an IMAP session by a handed-over login would not know of the user.
-func (w *worker) loginDiffers(u *user) (string, error) {
+// loginDiffers says what an IMAP session by a handed-over login would not know of the user,
+// or might not. base is the base_dir.
+func (w *worker) loginDiffers(ctx context.Context, u *user, base string) (string, error) {
 	if u.master != "" {
 		return "a master user has logged in", nil
 	}
@@ -156,7 +163,53 @@ func (w *worker) loginDiffers(u *user) (string, error) {
 			return "a userdb is prefetch, which knows no handed-over logins", nil
 		}
 	}
-	return "", nil
+	if !u.fields.hasUID { // then auth-userdb answers nobody but root
+		if len(u.fields.overrides) > 0 || u.twoHomes {
+			return "it is not known whether his settings are from the userdb", nil
+		}
+		return "", nil
+	}
+	return u.differsFromUserdb(ctx, base+"/auth-userdb")
+}
+
+// differsFromUserdb asks at path whether the userdb, without a login, says the same of the
+// user as with his.
+func (u *user) differsFromUserdb(ctx context.Context, path string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, userdbTimeout)
+	defer cancel()
+	conn, err := authmaster.Dial(ctx, path)
+	if err == nil {
+		defer conn.Close()
+		var answer authmaster.User
+		answer, err = conn.User(ctx, u.name, authmaster.Info{
+			Service: "submission", Session: u.session, LocalIP: u.local.Addr(), RemoteIP: u.remote.Addr(), LocalPort: u.local.Port(), RemotePort: u.remote.Port(),
+		})
+		if err == nil {
+			_, plain := newUser(answer)
+			if answer.Name == u.name && slices.Equal(u.fields.ofUserdb(), plain.ofUserdb()) {
+				return "", nil
+			}
+			return "the userdb alone does not say the same of him", nil
+		}
+	}
+	if ctx.Err() != nil || errors.Is(err, authmaster.ErrLost) || errors.Is(err, authmaster.ErrTimeout) {
+		return "", fmt.Errorf("auth-userdb: %w", err)
+	}
+	return "the userdb alone was not told: " + err.Error(), nil
+}
+
+// ofUserdb is what is not about the login, in order.
+func (f *userFields) ofUserdb() []string {
+	list := slices.DeleteFunc(slices.Clone(f.raw), func(field string) bool {
+		key, _, _ := strings.Cut(field, "=")
+		switch key {
+		case "auth_token", "auth_mech", "auth_user", "master_user", "anonymous", "user":
+			return true
+		}
+		return false
+	})
+	slices.Sort(list)
+	return list
 }
 
 // programLog passes on a line of the imap program: "imap(alice)<1><x>: Error: text".

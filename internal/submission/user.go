@@ -35,6 +35,7 @@ type user struct {
 	burlErrs []error // what is wrong with burlSet
 	burl     burl.Options
 	hostname string
+	twoHomes bool // the userdb's home stands in place of mail_home
 	identity privs.Identity
 	nice     int
 	admin    bool
@@ -227,6 +228,7 @@ func (u *user) groups(id *privs.Identity, f userFields) error {
 // directories are home and chroot.
 func (u *user) directories(id *privs.Identity, f userFields) error {
 	home, chroot := f.home, f.chroot
+	u.twoHomes = home != "" && u.set.MailHome != ""
 	if chroot == "" && u.set.ValidChrootDirs != "" {
 		// <chroot>/./<home>, as some FTP servers have it.
 		if i := strings.Index(home, "/./"); i >= 0 {

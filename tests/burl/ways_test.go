@@ -18,6 +18,10 @@ func TestWays(t *testing.T) {
 	silent := append([]string{"mail_uid = 12001", "mail_gid = 12001", "mail_home = {dir}/mail/other"}, prefetch...)
 	// A script that lets nobody use IMAP.
 	script := append([]string{"service imap {", "  executable = imap imap-postlogin", "}", "service imap-postlogin {", "  executable = script-login /bin/true", "  unix_listener imap-postlogin {", "  }", "}"}, prefetch...)
+	const saysMore = "more:{PLAIN}pw::::::userdb_mail=maildir:{dir}/mail/more/Elsewhere" // and its userdb is not prefetch
+	more := []string{"passdb p {", "  driver = passwd-file", "  args = {dir}/etc/more", "}", "mail_debug = yes"}
+	global := []string{"mail_uid = 12001", "mail_gid = 12001", "mail_debug = yes"}
+	users := []string{"more:{PLAIN}other:12001:12001::{dir}/mail/more::", "nouid:{PLAIN}pw::::{dir}/mail/nouid::", "nouid2:{PLAIN}pw::::{dir}/mail/nouid2::userdb_mail=maildir:{dir}/mail/nouid2/Elsewhere"}
 	const override = "over:{PLAIN}pw:12001:12001::{dir}/mail/over::userdb_mail=maildir:{dir}/mail/over/Elsewhere"
 	for name, c := range map[string]struct {
 		config []string
@@ -34,13 +38,23 @@ func TestWays(t *testing.T) {
 			"Debug: burl: URLs without URLAUTH are fetched by running imap: a userdb is prefetch, which knows no handed-over logins"}},
 		"prefetch and script": {script, "pre", "", []string{
 			"Error: burl: IMAP session of the user: imap program: it is not run without what stands behind it in executable of service imap: imap-postlogin"}},
+		"passdb says more": {more, "more", "", []string{
+			"Debug: burl: URLs without URLAUTH are fetched by running imap: the userdb alone does not say the same of him"}},
+		"auth-userdb is closed": {[]string{"mail_debug = yes", "service auth {", "  unix_listener auth-userdb {", "    mode = 0600", "  }", "}"}, "alice", "250 ", []string{
+			"Debug: burl: URLs without URLAUTH are fetched by running imap: the userdb alone was not told: dial unix "}},
+		"no uid": {global, "nouid", "250 ", []string{
+			"Debug: burl: URLs without URLAUTH are fetched by a handed-over login: login/imap is there"}},
+		"no uid, override": {global, "nouid2", "250 ", []string{
+			"Debug: burl: URLs without URLAUTH are fetched by running imap: it is not known whether his settings are from the userdb"}},
+		"no uid, two homes": {append([]string{"mail_home = {dir}/mail/other"}, global...), "nouid", "250 ", []string{
+			"Debug: burl: URLs without URLAUTH are fetched by running imap: it is not known whether his settings are from the userdb"}},
 		"override": {[]string{"mail_debug = yes"}, "over", "250 ", []string{"Debug: burl: URLs without URLAUTH are fetched by a handed-over login: login/imap is there"}},
 		"no attributes": {[]string{"mail_attribute_dict = ", "mail_debug = yes"}, "alice", "554 5.7.14 No IMAP URLAUTH access available", []string{
 			"Debug: burl: URLs with URLAUTH are not fetched: mail_attribute_dict is not set"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, system.OursWorker, system.Setup{Config: c.config, Users: []string{override}, Files: map[string]system.File{"etc/prefetch": {Data: fields + "\n"}}}, relay.Options{})
+			w := start(t, system.OursWorker, system.Setup{Config: c.config, Users: append(users, override), Files: map[string]system.File{"etc/prefetch": {Data: fields + "\n"}, "etc/more": {Data: saysMore + "\n"}}}, relay.Options{})
 			a := w.alice
 			if c.user != "alice" {
 				a = w.account(c.user, "pw")

@@ -11,8 +11,9 @@
 //
 // A handed-over login tells the imap service the user's name, and nothing else. What was
 // known of him besides, and the service would not find out again, is lost: that a master
-// user logged in, whose rights may be fewer; and what a prefetch userdb had from the passdb,
-// such as another mailbox. Then the program is run, to which the worker tells all it knows.
+// user logged in, whose rights may be fewer; and what the passdb, or a post-login script, has
+// said of the user, such as another mailbox. Then the program is run, to which the worker
+// tells all it knows.
 // Its environment, with the settings of imap, is readable by the user; it is not run where a
 // post-login script of imap would be left out.
 //
@@ -50,6 +51,8 @@ import (
 type Services struct {
 	sockets *urlauth.Sockets
 	direct  string // path of imap-urlauth's own socket; "" if there is none
+
+	Base string // base_dir
 }
 
 // Open takes hold of the services' sockets below base, the base_dir, as root. It is no
@@ -59,7 +62,7 @@ func Open(base string) (*Services, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Services{sockets: sockets}
+	s := &Services{sockets: sockets, Base: base}
 	if path := base + "/imap-urlauth"; exists(path) {
 		s.direct = path
 	}
@@ -85,9 +88,13 @@ type Options struct {
 	Services   *Services                       // nil: there are none
 	Attributes bool                            // mail_attribute_dict is set: Dovecot knows keys for URLAUTH
 	Program    func() (urlauth.Program, error) // Dovecot's imap for this user; nil: it cannot be run
-	Differs    func() (string, error)          // why a handed-over login would be another one; "": it would not. nil: never
-	Server     *Server                         // nil: there is none
-	Chroot     bool                            // the process will be in a chroot
+
+	// Differs says why a handed-over login would be another one than the user's; "": it would
+	// not. It is called once. nil: never.
+	Differs func(context.Context) (string, error)
+
+	Server *Server // nil: there is none
+	Chroot bool    // the process will be in a chroot
 
 	Log *event.Log
 }
@@ -374,7 +381,7 @@ func (f *Fetcher) session(ctx context.Context) (*imap.Conn, error) {
 	w, why := f.ownWay()
 	if w == byHandover && !f.asked && f.o.Differs != nil {
 		var err error
-		if f.noToken, err = f.o.Differs(); err != nil {
+		if f.noToken, err = f.o.Differs(ctx); err != nil {
 			return nil, err
 		}
 		f.asked = true

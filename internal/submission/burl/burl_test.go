@@ -366,7 +366,7 @@ func TestDiffers(t *testing.T) {
 	f := New(Options{
 		Reader: imapurl.Reader{User: "alice", Host: "mx.test", Port: 143}, Login: urlauth.Login{Token: "x"}, Services: services, Log: l.log(),
 		Program: func() (urlauth.Program, error) { return urlauth.Program{}, errors.New("as it happens") },
-		Differs: func() (string, error) { asked++; return why, fails },
+		Differs: func(context.Context) (string, error) { asked++; return why, fails },
 	})
 	own := "imap://mx.test/INBOX/;UID=1"
 	for range 2 {
