@@ -6,11 +6,11 @@
 // which makes it the program's first code. Without the flag, and on other platforms, it
 // does nothing.
 //
-// It has a second task. A process for one client (CLIENT_LIMIT=1) needs one running thread,
+// It has two more tasks. A process for one client (CLIENT_LIMIT=1) needs one running thread,
 // whose goroutines wait for each other; each further one costs time at the start, 0.4 of
 // 2.4 ms on a machine with two CPUs. GOMAXPROCS=1 is added to the end of the environment,
-// where another GOMAXPROCS counts before it, and what keeps the runtime from reading how
-// many CPUs its control group may use, which takes 0.1 ms.
+// where another GOMAXPROCS counts before it. And timers may be late by 1 ms: the runtime's
+// monitor, which asks to be woken after 20 µs whenever something happens, sleeps as long.
 //
 // A Go program reserves about 1.2 GiB of address space at once, of which it uses little.
 // Dovecot's master limits address space (RLIMIT_AS) to vsz_limit, 256 MiB by default, and

@@ -4,11 +4,8 @@ package entry
 
 //lint:file-ignore U1000 the assembly reads these
 
-// These go into the environment of a process for one client.
-var (
-	oneThread = "GOMAXPROCS=1\x00"
-	noQuota   = "GODEBUG=containermaxprocs=0\x00"
-)
+// oneThread goes into the environment of a process for one client.
+var oneThread = "GOMAXPROCS=1\x00"
 
 // The line's text, before and after the name of the service. The assembly reads them as
 // they lie in the data section, before anything of Go has run.

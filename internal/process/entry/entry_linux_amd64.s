@@ -6,9 +6,13 @@
 #define RLIMIT_DATA $2
 #define RLIMIT_AS   $9
 
+#define PR_SET_TIMERSLACK $29
+#define SLACK             $1000000 // ns
+
 #define SYS_writev     $20
 #define SYS_nanosleep  $35
 #define SYS_getpid     $39
+#define SYS_prctl      $157
 #define SYS_exit_group $231
 #define SYS_prlimit64  $302
 
@@ -73,6 +77,11 @@ data:
 	JNE  low
 
 start:
+	MOVQ SYS_prctl, AX
+	MOVQ PR_SET_TIMERSLACK, DI
+	MOVQ SLACK, SI
+	SYSCALL                 // an error changes nothing
+
 	// Is there CLIENT_LIMIT=1 in the environment?
 	MOVQ 0(R12), AX
 	LEAQ 16(R12)(AX*8), BX
@@ -111,7 +120,6 @@ shift:
 	JNE  shift
 	MOVQ ·oneThread(SB), AX
 	MOVQ AX, -16(BX)
-	MOVQ ·noQuota(SB), AX
 	MOVQ AX, -8(BX)
 	MOVQ R12, SP
 

@@ -6,9 +6,13 @@
 #define RLIMIT_DATA $2
 #define RLIMIT_AS   $9
 
+#define PR_SET_TIMERSLACK $29
+#define SLACK             $1000000 // ns
+
 #define SYS_writev     $66
 #define SYS_exit_group $94
 #define SYS_nanosleep  $101
+#define SYS_prctl      $167
 #define SYS_getpid     $172
 #define SYS_prlimit64  $261
 
@@ -74,6 +78,11 @@ data:
 	CBNZ R0, low
 
 start:
+	MOVD PR_SET_TIMERSLACK, R0
+	MOVD SLACK, R1
+	MOVD SYS_prctl, R8
+	SVC                     // an error changes nothing
+
 	// Is there CLIENT_LIMIT=1 in the environment?
 	MOVD 0(R20), R9
 	ADD  $16, R20, R10
@@ -116,7 +125,6 @@ shift:
 	BNE  shift
 	MOVD ·oneThread(SB), R9
 	MOVD R9, -16(R10)
-	MOVD ·noQuota(SB), R9
 	MOVD R9, -8(R10)
 	MOVD R20, RSP
 

@@ -123,7 +123,7 @@ func TestAddressSpace(t *testing.T) {
 }
 
 // A process for one client has one thread for Go code. Arguments and environment stay as
-// they are, but for two more variables.
+// they are, but for one more variable.
 func TestOneThread(t *testing.T) {
 	path := build(t, true)
 	all := runtime.NumCPU()
@@ -149,13 +149,19 @@ func TestOneThread(t *testing.T) {
 			if c.threads == 1 {
 				env += " GOMAXPROCS=1"
 			}
-			if c.threads != all { // by CLIENT_LIMIT=1
-				env += " GODEBUG=containermaxprocs=0"
-			}
 			out, err := cmd.CombinedOutput()
 			if want := fmt.Sprintf("%d [%s %s] [%s]\n", c.threads, path, args, env); err != nil || string(out) != want {
 				t.Errorf("%s, %s: %v\n got %swant %s", c.env, args, err, out, want)
 			}
+		}
+	}
+}
+
+func TestTimerSlack(t *testing.T) {
+	for name, want := range map[bool]string{true: "1000000 errno 0\n", false: "50000 errno 0\n"} {
+		out, err := exec.Command(build(t, name), "slack").CombinedOutput()
+		if err != nil || string(out) != want {
+			t.Errorf("stub %v: %q, %v, want %q", name, out, err, want)
 		}
 	}
 }
