@@ -5,12 +5,14 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"dovetail/internal/dovecot/anvil"
 	"dovetail/internal/dovecot/handoff"
 	"dovetail/internal/process/event"
 	"dovetail/internal/process/pace"
@@ -42,10 +44,9 @@ type session struct {
 	target *relay.Target
 	burl   *burl.Fetcher
 
-	implicit    bool // the client was not greeted, and is not to be
-	tls         bool // TLS ends in the login process
-	id          string
-	workarounds smtp.Workarounds
+	implicit bool // the client was not greeted, and is not to be
+	tls      bool // TLS ends in the login process
+	id       string
 
 	capsSet   bool     // submission_backend_capabilities is set
 	base      smtp.Cap // what the relay, or that setting, has
@@ -75,6 +76,7 @@ type session struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	counted bool        // by anvil; the owner's
 	quiet   atomic.Bool // the owner is about to write to the client
 	noDelay int         // how often TCP_NODELAY was set
 
@@ -102,10 +104,6 @@ func newSession(w *worker, cl *service.Client, u *user, login *handoff.Login, nc
 		state: "GREETING",
 	}
 	se.cond.L = &se.mu
-	var err error
-	if se.workarounds, err = parseWorkarounds(u.set.ClientWorkarounds); err != nil {
-		log.Error("%v", err)
-	}
 	if list := u.set.BackendCapabilities; list != nil {
 		var unknown []string
 		se.capsSet = true
@@ -381,8 +379,22 @@ func (se *session) quietTurn() bool {
 	return se.turn()
 }
 
-// logout writes the line about the session's end (clause S10.8).
+// beCounted lets anvil count the session, or not any more.
+func (se *session) beCounted(on bool) {
+	ident := anvil.Ident{Service: "submission", IP: ipText(se.u.remote), User: se.u.name}
+	switch {
+	case on && !se.counted:
+		se.w.anvil.Connect(os.Getpid(), ident)
+	case !on && se.counted:
+		se.w.anvil.Disconnect(os.Getpid(), ident)
+	}
+	se.counted = on
+}
+
+// logout writes the line about the session's end (clause S10.8). It does not count any more,
+// although the connection may stay until the client has read the last reply.
 func (se *session) logout() {
+	se.beCounted(false)
 	stats := se.c.Stats()
 	se.mu.Lock()
 	defer se.mu.Unlock()

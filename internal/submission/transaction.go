@@ -107,7 +107,7 @@ func (se *session) mail(cmd *server.Command) bool {
 	if !se.settleMail(cmd) {
 		return true
 	}
-	from, params, refusal := smtp.ParseMail(cmd.Params, se.announced(), se.workarounds)
+	from, params, refusal := smtp.ParseMail(cmd.Params, se.announced(), se.u.workarounds)
 	if refusal.IsZero() && se.u.set.MaxMailSize > 0 && params.Size > se.u.set.MaxMailSize {
 		refusal = tooBig
 	}
@@ -218,7 +218,7 @@ func (se *session) rcpt(cmd *server.Command) bool {
 		cmd.Reply(tooMany)
 		return true
 	}
-	to, params, refusal := smtp.ParseRcpt(cmd.Params, se.announced(), se.workarounds)
+	to, params, refusal := smtp.ParseRcpt(cmd.Params, se.announced(), se.u.workarounds)
 	switch {
 	case !refusal.IsZero():
 	case !se.live():

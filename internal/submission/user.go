@@ -12,6 +12,7 @@ import (
 	"dovetail/internal/conf/settings"
 	"dovetail/internal/dovecot/authmaster"
 	"dovetail/internal/process/privs"
+	"dovetail/internal/smtp"
 	"dovetail/internal/submission/burl"
 	"dovetail/internal/varexpand"
 )
@@ -39,6 +40,8 @@ type user struct {
 	identity privs.Identity
 	nice     int
 	admin    bool
+
+	workarounds smtp.Workarounds // of set
 }
 
 // userFields are the fields of the auth service's answer that are no settings (clauses
@@ -46,6 +49,7 @@ type user struct {
 type userFields struct {
 	uid, gid, home, chroot, chdir, systemGroups, postlogin string
 	hasUID, hasGID                                         bool
+	badNice                                                string // what is no number
 	overrides                                              []override
 	raw                                                    []string // all of them, for a post-login script
 }
@@ -83,7 +87,11 @@ func newUser(answer authmaster.User) (*user, userFields) {
 		case "postlogin":
 			f.postlogin = v
 		case "nice":
-			u.nice, _ = strconv.Atoi(v)
+			n, err := strconv.Atoi(v)
+			u.nice, f.badNice = n, ""
+			if err != nil {
+				u.nice, f.badNice = 0, v
+			}
 		case "anonymous":
 			u.anonymous = true
 		case "auth_user":
@@ -136,12 +144,21 @@ func (u *user) apply(f userFields, base func(string) (string, bool), commandLine
 			}
 			value = old + value
 		}
+		if known {
+			if _, err := row.Normalise(value); err != nil {
+				return fmt.Errorf("Invalid settings in userdb: Invalid userdb input '%s=%s': %w", name, value, err) //lint:ignore ST1005 Dovecot's words
+			}
+		}
 		over[name] = value
 	}
 	var errs []error
 	u.set, errs = settings.Decode[settings.Submission](get)
 	if u.set.RelayMaxIdleTime == 0 {
 		errs = append(errs, errors.New("submission_relay_max_idle_time must not be 0"))
+	}
+	var err error
+	if u.workarounds, err = parseWorkarounds(u.set.ClientWorkarounds); err != nil {
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("Invalid settings (probably caused by userdb): %w", err) //lint:ignore ST1005 Dovecot's words

@@ -180,12 +180,11 @@ func (w *worker) serve(ctx context.Context, cl *service.Client) {
 		w.refuse(client, code+internalError, u.hostname)
 		return
 	}
-	ident := anvil.Ident{Service: "submission", IP: ipText(u.remote), User: u.name}
-	w.anvil.Connect(os.Getpid(), ident)
-	defer w.anvil.Disconnect(os.Getpid(), ident)
 	defer w.userGone(u, time.Now())
 	cl.Identify(u.name, u.remote.Addr()) // for `dovetail kick`
 	se := newSession(w, cl, u, login, client, target, log)
+	se.beCounted(true)
+	defer se.beCounted(false)
 	w.enter(se)
 	defer w.leave(se)
 	se.serve(ctx)
@@ -378,7 +377,7 @@ func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log
 		host = w.proc.Env.Hostname
 	}
 	if err := u.apply(u.fields, answer.Get, w.override, host); err != nil {
-		return nil, w.log, err
+		return nil, w.log.WithPrefix("submission(" + u.name + "): "), err
 	}
 	w.proc.SetShutdownClients(u.set.ShutdownClients)
 	prefix, err := varexpand.Expand(u.set.MailLogPrefix, u.variable)
@@ -388,6 +387,9 @@ func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log
 	}
 	if u.set.RelayHost == "" {
 		return nil, w.log, errNoRelay
+	}
+	if bad := u.fields.badNice; bad != "" {
+		log.Error("userdb returned invalid nice value %s", bad)
 	}
 	setNice(u.nice, log)
 	outgoing, tlsErr := w.outgoing(u, log)
