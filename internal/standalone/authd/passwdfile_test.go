@@ -250,6 +250,7 @@ func FuzzPasswdLine(f *testing.F) {
 	for _, l := range []string{
 		"alice:{PLAIN}apass:5001:5001::/home/alice::userdb_submission_max_recipients=3 userdb_note=a:b", "a:hash[13]", "a:x[56]", "a", "a:p::::::",
 		"old:x:5001:5001::/home/old:::mbox:/var/mail/old", "a:p:nosuchuser", ":::::::", "a:p:1:2:g:/h:s:x=1 =2  y",
+		":'00000000:00000000",
 	} {
 		f.Add(l, true)
 	}
@@ -259,7 +260,8 @@ func FuzzPasswdLine(f *testing.F) {
 		if err != nil {
 			_, rest, _ := strings.Cut(line, ":")
 			pass, _, _ := strings.Cut(rest, ":")
-			if len(strings.TrimSpace(pass)) > 8 && strings.Contains(err.Error(), pass) && !strings.Contains(name, pass) && strings.Count(line, pass) == 1 {
+			pass = strings.Trim(pass, "' ") // which errors put around other fields
+			if len(pass) > 8 && strings.Contains(err.Error(), pass) && !strings.Contains(name, pass) && strings.Count(line, pass) == 1 {
 				t.Fatalf("%q: the password is in the error: %v", line, err)
 			}
 			return
