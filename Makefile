@@ -47,6 +47,7 @@ check: ## form: gofmt, vet, staticcheck, who may import whom
 interop: ## every pairing with Dovecot's own programs
 	@sh tests/needs.sh
 	$(GO) test -count=1 -timeout 40m ./tests/interop/... ./tests/transcripts/... ./tests/standalone/...
+	$(GO) test -count=1 -timeout 40m ./tests/doveconf -rounds 500
 
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	@for dir in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \

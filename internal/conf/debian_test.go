@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"dovetail/internal/testkit/need"
 )
 
 // The files that Debian's packages install load as they are. They are read where the
@@ -31,7 +33,7 @@ func TestDebianTree(t *testing.T) {
 		}
 	}
 	if !found {
-		t.Skip("Dovecot is not installed")
+		need.Missing(t, "Dovecot's packages")
 	}
 }
 

@@ -11,7 +11,51 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"dovetail/internal/testkit/need"
 )
+
+// stderr is what doveconf -n would write to standard error, with its exit status.
+func stderr(c *Config, diags hcl.Diagnostics, opt Options) string {
+	var b strings.Builder
+	say := func(level, text string) { fmt.Fprintf(&b, "doveconf: %s: %s\n", level, text) }
+	for _, d := range diags {
+		r := d.Extra.(*Report)
+		if r.Text == "" || r.AtEnd {
+			continue
+		}
+		say(r.Level, r.Text)
+		if d.Severity == hcl.DiagError {
+			return b.String() + "exit: 89\n"
+		}
+	}
+	once := map[string]bool{}
+	fatal := ""
+	for _, r := range c.Checked {
+		if r.Level == "Error" {
+			fatal = fmt.Sprintf("Error in configuration file %s: %s", c.Path, r.Text)
+			break
+		}
+		say(r.Level, r.Text)
+		once[r.Text] = r.Once
+	}
+	if v, err := c.View(Filter{}); err == nil {
+		for _, level := range []string{"Warning", "Error"} {
+			for _, r := range v.Checks(opt) {
+				if r.Level == level && !once[r.Text] {
+					say(r.Level, r.Text)
+				}
+			}
+		}
+	}
+	if fatal != "" {
+		say("Fatal", fatal)
+		return b.String() + "exit: 89\n"
+	}
+	return b.String() + "exit: 0\n"
+}
 
 var (
 	rounds = flag.Int("doveconf", 60, "how many random configurations are compared with the installed doveconf 2.3")
@@ -104,14 +148,11 @@ func env(name string) (string, bool) { return "C", name == "LANG" }
 
 func installed(t *testing.T) string {
 	t.Helper()
-	path, err := exec.LookPath("doveconf")
-	if err != nil {
-		t.Skip("doveconf is not installed")
-	}
+	path := need.Program(t, "doveconf")
 	out, _ := exec.Command(path, "-d", "-h", "protocols", "ssl_cert").CombinedOutput()
 	head, _ := exec.Command(path, "-n", "-c", "/dev/null").CombinedOutput()
 	if !bytes.HasPrefix(head, []byte("# 2.3.")) {
-		t.Skipf("not a doveconf of 2.3: %.40q %q", head, out)
+		need.Missing(t, fmt.Sprintf("a doveconf of 2.3, not %.40q %q", head, out))
 	}
 	return path
 }

@@ -8,13 +8,15 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"golang.org/x/sys/unix"
+
+	"dovetail/internal/testkit/need"
 )
 
 // On a terminal there are colours, unless NO_COLOR or TERM is against them.
 func TestTerminal(t *testing.T) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skip(err)
+		need.Missing(t, "a pseudo-terminal: "+err.Error())
 	}
 	defer master.Close()
 	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
@@ -26,7 +28,7 @@ func TestTerminal(t *testing.T) {
 	}
 	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skip(err)
+		need.Missing(t, "a pseudo-terminal: "+err.Error())
 	}
 	defer tty.Close()
 	buf := make([]byte, 1000)

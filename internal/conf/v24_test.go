@@ -115,7 +115,7 @@ func FuzzLoad24(f *testing.F) {
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text string, expand bool) {
 		if strings.Contains(text, "include") || strings.Contains(text, "local") || strings.Contains(text, "remote") || strings.Contains(text, "<") {
-			t.Skip()
+			return
 		}
 		path := filepath.Join(dir, "fuzz.conf")
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"dovetail/internal/testkit/need"
 )
 
 // files returns the contents of the files below dir, by how their names end.
@@ -89,7 +91,7 @@ func TestNoDirectory(t *testing.T) {
 func TestFull(t *testing.T) {
 	f, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
-		t.Skip(err)
+		need.Missing(t, err.Error())
 	}
 	l := &Log{in: file{f: f}}
 	if err := l.In([]byte("x")); err == nil {

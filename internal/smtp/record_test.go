@@ -41,9 +41,7 @@ var setups = []struct {
 // Dovecot's submission, running by itself on two pipes, with a relay that says yes to
 // everything.
 func TestRecord(t *testing.T) {
-	if !*record {
-		t.Skip("writes the golden file, with -record only")
-	}
+	need.Asked(t, *record, "-record")
 	need.Root(t) // Dovecot's worker changes its user
 	dovecot := need.Dovecot(t)
 	var out strings.Builder

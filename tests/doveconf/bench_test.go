@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"dovetail/internal/testkit/need"
 )
 
 // large writes a configuration of about 10,000 lines in 201 files.
@@ -58,9 +60,7 @@ func BenchmarkLarge(b *testing.B) {
 		{"doveconf-n", []string{"doveconf", "-n", "-c", conf}},
 	} {
 		b.Run(x.name, func(b *testing.B) {
-			if _, err := exec.LookPath(x.args[0]); err != nil {
-				b.Skip("doveconf is not installed")
-			}
+			need.Program(b, x.args[0])
 			best := time.Hour
 			for b.Loop() {
 				start := time.Now()

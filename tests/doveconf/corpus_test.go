@@ -13,6 +13,7 @@ import (
 
 	"dovetail/internal/conf/doveconf"
 	"dovetail/internal/conf/settings/all"
+	"dovetail/internal/testkit/need"
 )
 
 // A testCase is NAME.conf with what is expected beside it.
@@ -121,7 +122,7 @@ func TestDebian(t *testing.T) {
 	const from = "/usr/share/dovecot"
 	main, err := os.ReadFile(from + "/dovecot.conf")
 	if err != nil {
-		t.Skip("Dovecot is not installed")
+		need.Missing(t, "Dovecot's packages")
 	}
 	dir := t.TempDir()
 	files := map[string]string{"dovecot.conf": strings.Replace(string(main), from+"/protocols.d/", "protocols.d/", 1)}
@@ -140,7 +141,7 @@ func TestDebian(t *testing.T) {
 	}
 	for _, p := range []string{"imapd", "lmtpd", "submissiond"} {
 		if files["protocols.d/"+p+".protocol"] == "" {
-			t.Skipf("the package of %s is not installed", p)
+			need.Missing(t, "the package of "+p)
 		}
 	}
 	delete(files, "protocols.d/managesieved.protocol")

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"dovetail/internal/testkit/need"
 )
 
 var (
@@ -26,17 +28,10 @@ var (
 // CI=true promises that everything is there.
 func installed(t *testing.T) string {
 	t.Helper()
-	missing := t.Skipf
-	if os.Getenv("CI") == "true" {
-		missing = t.Fatalf
-	}
-	path, err := exec.LookPath("doveconf")
-	if err != nil {
-		missing("doveconf is not installed")
-	}
+	path := need.Program(t, "doveconf")
 	head, _ := exec.Command(path, "-n", "-c", "/dev/null").Output()
 	if !bytes.HasPrefix(head, []byte("# 2.3.")) {
-		missing("%s is not of 2.3: %.60q", path, head)
+		need.Missing(t, fmt.Sprintf("a doveconf of 2.3; %s is %.60q", path, head))
 	}
 	return path
 }
@@ -206,7 +201,7 @@ func TestLiveCorpus(t *testing.T) {
 func TestLiveDebian(t *testing.T) {
 	doveconf := installed(t)
 	if _, err := os.Stat("/etc/dovecot/dovecot.conf"); err != nil {
-		t.Skip("there is no /etc/dovecot/dovecot.conf")
+		need.Missing(t, "/etc/dovecot/dovecot.conf")
 	}
 	var v verdict
 	c := testCase{version: "2.3", dir: "/"}

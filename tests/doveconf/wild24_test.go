@@ -9,6 +9,7 @@ import (
 
 	"dovetail/internal/conf/settings"
 	"dovetail/internal/conf/settings/all"
+	"dovetail/internal/testkit/need"
 )
 
 var doveconf24 = flag.String("doveconf24", "", "a doveconf of 2.4.4, built without SQL and LDAP drivers, to compare with")
@@ -16,9 +17,7 @@ var doveconf24 = flag.String("doveconf24", "", "a doveconf of 2.4.4, built witho
 // The corpus and files of every kind of line, said by a doveconf of 2.4 if one is given:
 // there is none in Debian's packages for 2.3.
 func TestLive24(t *testing.T) {
-	if *doveconf24 == "" {
-		t.Skip("no -doveconf24")
-	}
+	need.Asked(t, *doveconf24 != "", "-doveconf24 PATH")
 	var v verdict
 	var jobs []job
 	for _, c := range cases(t, "2.4") {
@@ -34,9 +33,7 @@ func TestLive24(t *testing.T) {
 }
 
 func TestLiveWild24(t *testing.T) {
-	if *doveconf24 == "" {
-		t.Skip("no -doveconf24")
-	}
+	need.Asked(t, *doveconf24 != "", "-doveconf24 PATH")
 	var v verdict
 	dir := t.TempDir()
 	var jobs []job

@@ -4,9 +4,11 @@ package rules
 import (
 	"bufio"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -225,4 +227,32 @@ func onMap(text, room string) bool {
 		}
 	}
 	return false
+}
+
+// A test is skipped through package need alone, which makes a failure of it with CI=true.
+func TestNothingIsSkippedInSilence(t *testing.T) {
+	seen := false
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "/rules_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for i, l := range strings.Split(string(text), "\n") {
+			if !strings.Contains(l, ".Skip(") && !strings.Contains(l, ".Skipf(") && !strings.Contains(l, ".SkipNow(") {
+				continue
+			}
+			if strings.Contains(path, "internal/testkit/need/") {
+				seen = true
+				continue
+			}
+			t.Errorf("%s:%d: %s", path, i+1, strings.TrimSpace(l))
+		}
+		return nil
+	})
+	if err != nil || !seen {
+		t.Error(seen, err)
+	}
 }

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dovetail/internal/testkit/need"
 )
 
 // write makes files in a new folder that others cannot enter.
@@ -118,7 +120,7 @@ func TestCheckOfOpenFiles(t *testing.T) {
 	}
 	file := filepath.Join(dir, "main.conf")
 	if !readableByAll(filepath.Dir(filepath.Dir(dir))) {
-		t.Skip("the temporary folder itself is closed")
+		need.Missing(t, "a temporary folder that all may read")
 	}
 	for _, name := range []string{"main.conf", "key"} {
 		if err := os.Chmod(filepath.Join(dir, name), 0o644); err != nil {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"dovetail/internal/testkit/need"
 )
 
 func none(string) (string, bool) { return "", false }
@@ -114,10 +116,7 @@ func TestParseNetworks(t *testing.T) {
 
 // The table has the defaults of the installed doveconf 2.3, where there is one.
 func TestDefaultsAgainstDoveconf(t *testing.T) {
-	doveconf, err := exec.LookPath("doveconf")
-	if err != nil {
-		t.Skip("doveconf is not installed")
-	}
+	doveconf := need.Program(t, "doveconf")
 	var names []string
 	for _, s := range table {
 		if s.Program == "" && s.Name != "submission_backend_capabilities" {
@@ -126,7 +125,7 @@ func TestDefaultsAgainstDoveconf(t *testing.T) {
 	}
 	out, err := exec.Command(doveconf, append([]string{"-d"}, names...)...).Output()
 	if err != nil || !strings.HasPrefix(string(out), names[0]) {
-		t.Skipf("not a doveconf of 2.3: %v", err)
+		need.Missing(t, "a doveconf of 2.3")
 	}
 	for i, l := range strings.Split(strings.TrimRight(string(out), "\n"), "\n") {
 		s, _ := Lookup(names[i])

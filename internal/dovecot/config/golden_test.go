@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dovetail/internal/testkit/need"
 )
 
 var record = flag.Bool("record", false, "record testdata/*.golden from a private instance of the installed Dovecot (as root)")
@@ -38,9 +40,7 @@ var dialogs = map[string][]string{
 }
 
 func TestRecord(t *testing.T) {
-	if !*record {
-		t.Skip("without -record")
-	}
+	need.Asked(t, *record, "-record")
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)

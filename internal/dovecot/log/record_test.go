@@ -22,9 +22,7 @@ var record = flag.Bool("record", false, "write testdata anew, from a private ins
 // TestRecord writes testdata: what the real submission-login writes to descriptor 2 for
 // two clients, one that quits and one whose login fails.
 func TestRecord(t *testing.T) {
-	if !*record {
-		t.Skip("without -record")
-	}
+	need.Asked(t, *record, "-record")
 	dir, err := os.MkdirTemp("", "record")
 	if err != nil {
 		t.Fatal(err)

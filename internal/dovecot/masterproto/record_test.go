@@ -58,9 +58,7 @@ const place = "/srv/dovecot"
 // TestRecord writes testdata: the environment of both services, and the status records of
 // the real login for one client.
 func TestRecord(t *testing.T) {
-	if !*record {
-		t.Skip("without -record")
-	}
+	need.Asked(t, *record, "-record")
 	dir, err := os.MkdirTemp("", "record")
 	if err != nil {
 		t.Fatal(err)

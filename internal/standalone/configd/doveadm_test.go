@@ -7,15 +7,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"dovetail/internal/testkit/need"
 )
 
 // Dovecot's own client understands the answers: doveadm asks for the settings and then
 // looks for a socket in the base_dir they give.
 func TestDoveadmAsks(t *testing.T) {
-	doveadm, err := exec.LookPath("doveadm")
-	if err != nil {
-		t.Skip("doveadm is not installed")
-	}
+	doveadm := need.Program(t, "doveadm")
 	dir := t.TempDir()
 	base := filepath.Join(dir, "base")
 	s := New(load(t, write(t, dir, "dovecot.conf", "base_dir = "+base+"\nhostname = mx.example.org\nplugin {\n  a = b\n}\n")), nil)
@@ -42,7 +41,7 @@ func TestDoveadmAsks(t *testing.T) {
 	defer func() { l.Close(); <-done }()
 	out, _ := exec.Command(doveadm, "-c", l.Addr().String(), "who").CombinedOutput()
 	if len(asked) == 0 {
-		t.Skipf("doveadm did not ask: %s", out)
+		t.Fatalf("doveadm did not ask: %s", out)
 	}
 	if !strings.Contains(string(out), base+"/anvil") {
 		t.Errorf("%s", out)

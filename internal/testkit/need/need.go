@@ -20,6 +20,15 @@ func Missing(t testing.TB, what string) {
 	t.Skipf("needs %s", what)
 }
 
+// Asked leaves a test that only runs when a flag asks for it: one that writes what other
+// tests compare with, or needs a program that no package has. flag is its name.
+func Asked(t testing.TB, asked bool, flag string) {
+	t.Helper()
+	if !asked {
+		t.Skipf("runs with %s", flag)
+	}
+}
+
 // Root needs effective user 0.
 func Root(t testing.TB) {
 	t.Helper()

@@ -52,9 +52,7 @@ var handmade = []string{
 }
 
 func TestRecord(t *testing.T) {
-	if !*record {
-		t.Skip("without -record")
-	}
+	need.Asked(t, *record, "-record")
 	b := need.Dovecot(t)
 	doveadm := func(args ...string) string {
 		out, _ := exec.Command(b.Doveadm, append([]string{"pw"}, args...)...).CombinedOutput()
