@@ -57,8 +57,8 @@ type refusal struct {
 }
 
 var (
-	refuseMechanism = refusal{smtp.NewReply(504, "5.5.4", "Unsupported authentication mechanism."), failMechanism, "Unsupported authentication mechanism"}
-	refusePlain     = refusal{smtp.NewReply(523, "5.7.10", "Plaintext authentication disabled."), failPlaintext, "Plaintext authentication disabled"}
+	refuseMechanism = refusal{smtp.NewReply(504, "5.5.4", "Unsupported authentication mechanism."), failMechanism, "Unsupported authentication mechanism."}
+	refusePlain     = refusal{smtp.NewReply(523, "5.7.10", "Plaintext authentication disabled."), failPlaintext, "Plaintext authentication disabled."}
 	refuseInitial   = refusal{smtp.NewReply(501, "5.5.4", "Mechanism takes no initial response"), failNone, "Mechanism takes no initial response"}
 	refuseIR        = refusal{smtp.NewReply(501, "5.5.2", "Invalid base64 data in initial response"), failBase64, "Invalid base64 data in initial response"}
 	refuseLine      = refusal{smtp.NewReply(501, "5.5.2", "Invalid base64 data in continued response"), failBase64, "Invalid base64 data in continued response"}
@@ -216,6 +216,10 @@ func (se *session) exchange(cmd *server.Command, ex *authclient.Exchange, told *
 		}
 		switch err := ex.Continue([]byte(line)); {
 		case errors.Is(err, authclient.ErrBase64):
+			se.auth.continued = true // as above
+			if se.view.set.AuthVerbose {
+				se.log.line("Authenticate " + sanitise(se.auth.mechanism) + " failed: Invalid base64 in response")
+			}
 			return reply, refuseLine, nil
 		case err != nil:
 			return reply, se.lostAuth(err), nil

@@ -411,13 +411,22 @@ func (se *session) lost(err error) {
 	switch {
 	case se.c.TooManyBad():
 		reason = "Too many invalid commands."
-	case se.tls != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
+	case se.cutOff():
 		se.tlsErr = "Connection closed"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errClosed), errors.Is(err, server.ErrTerminated):
 	default:
 		reason += ": " + plainError(err)
 	}
 	se.setReason(reason)
+}
+
+// cutOff says whether the client left without closing TLS.
+func (se *session) cutOff() bool {
+	if se.tls == nil {
+		return false
+	}
+	t, ok := se.tls.NetConn().(*tlsconf.Transport)
+	return ok && t.Ended()
 }
 
 func (se *session) setReason(reason string) {

@@ -1,6 +1,7 @@
 package tlsconf
 
 import (
+	"io"
 	"net"
 	"sync/atomic"
 )
@@ -20,6 +21,7 @@ type Transport struct {
 	have   int          // octets of header that have been read
 	rest   int          // octets of the record's content to come
 	alert  atomic.Int32 // last plain alert's description; 0 if there was none
+	ended  atomic.Bool
 }
 
 // NewTransport returns a Transport over conn, to be given to tls.Server or tls.Client.
@@ -53,5 +55,12 @@ func (t *Transport) Read(p []byte) (int, error) {
 		}
 		b = b[m:]
 	}
+	if err == io.EOF {
+		t.ended.Store(true)
+	}
 	return n, err
 }
+
+// Ended says whether a read found the end of the connection. A peer who closes TLS first is
+// not read from any more; package tls says io.EOF in both cases.
+func (t *Transport) Ended() bool { return t.ended.Load() }
