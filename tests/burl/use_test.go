@@ -68,7 +68,7 @@ func TestCheckedAtUse(t *testing.T) {
 			}
 			check("afterwards", map[string]string{
 				good: "", gone: noBox, reset: verification, renewed: verification, expires: "URLAUTH has expired", expunged: "Message not found|554 5.6.6 IMAP URLAUTH resolution failed",
-				plain("gone", 1, ""): "Mailbox doesn't exist: gone", plain("INBOX", 2, ""): "Message not found", plain("INBOX;UIDVALIDITY=1", 1, ""): "Invalid UIDVALIDITY",
+				plain("gone", 1, ""): "Mailbox doesn't exist: gone", plain("INBOX", 2, ""): "Message not found|Message was expunged", plain("INBOX;UIDVALIDITY=1", 1, ""): "Invalid UIDVALIDITY",
 				plain("INBOX", 1, ""): "",
 			})
 			w.alice.Raw(t, "RESETKEY")
