@@ -45,6 +45,7 @@ func startSink(t *testing.T) *sink {
 	}()
 	t.Cleanup(func() {
 		server.Close()
+		l.Close() // which server does not know if it has hardly begun
 		<-done
 	})
 	return s

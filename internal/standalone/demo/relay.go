@@ -24,6 +24,7 @@ type relay struct {
 	port     int
 	messages chan message // what arrived; dropped when nobody looks
 	server   *smtp.Server
+	ln       net.Listener
 	done     sync.WaitGroup
 
 	mu    sync.Mutex
@@ -46,7 +47,7 @@ func startRelay(dir string) (*relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &relay{dir: dir, port: ln.Addr().(*net.TCPAddr).Port, messages: make(chan message, maxWaiting)}
+	r := &relay{dir: dir, port: ln.Addr().(*net.TCPAddr).Port, messages: make(chan message, maxWaiting), ln: ln}
 	r.server = smtp.NewServer(r)
 	r.server.Domain = "relay.localhost"
 	r.server.ReadTimeout, r.server.WriteTimeout = relayTimeout, relayTimeout
@@ -58,6 +59,7 @@ func startRelay(dir string) (*relay, error) {
 
 func (r *relay) close() {
 	r.server.Close()
+	r.ln.Close() // which server does not know if it has hardly begun
 	r.done.Wait()
 }
 
