@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"dovetail/internal/dovecot/authclient"
@@ -71,7 +72,7 @@ func (se *session) handOver(ex *authclient.Exchange, pending string) error {
 		}
 	}
 	stop := se.c.Watch(func() { se.end("Connection closed", smtp.Reply{}) })
-	reply, err := handoff.Send(se.ctx, path, req, client)
+	reply, err := se.send(path, req, client)
 	stop()
 	se.workerPID = reply.PID
 	if err == nil || errors.Is(err, handoff.ErrRefused) {
@@ -85,6 +86,34 @@ func (se *session) handOver(ex *authclient.Exchange, pending string) error {
 		se.forward = nil
 	}
 	return se.notTaken(ex, err)
+}
+
+// At a reload the workers' socket is made anew: for a moment nobody listens there, and who
+// waits at the old one is cut off before a worker has seen him. What does not pass within
+// about a second has another reason: process_limit shows after 10 s.
+const (
+	handOvers    = 8
+	handOverTime = 2 * time.Second
+	firstPause   = 10 * time.Millisecond // doubled each time
+)
+
+// send sends a hand-over, again if it did not get to a worker.
+func (se *session) send(path string, req handoff.Request, client handoff.Descriptor) (reply handoff.Reply, err error) {
+	began, pause := time.Now(), firstPause
+	for range handOvers {
+		reply, err = handoff.Send(se.ctx, path, req, client)
+		lost := errors.Is(err, handoff.ErrUnseen) || errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)
+		if !lost || time.Since(began) > handOverTime {
+			break
+		}
+		select {
+		case <-se.ctx.Done():
+			return reply, err
+		case <-time.After(pause):
+			pause *= 2
+		}
+	}
+	return reply, err
 }
 
 // notTaken ends a login that no worker looked at.

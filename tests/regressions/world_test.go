@@ -55,6 +55,7 @@ func message(c *client.Client) {
 // A front is a login process alone, with an auth service that keeps what it hears.
 type front struct {
 	addr string
+	dir  string // of its sockets
 	auth *authserver.Server
 	svc  *fakemaster.Service
 }
@@ -79,7 +80,7 @@ func newFront(t *testing.T, conf map[string]string, o authserver.Options) *front
 		values[k] = v
 	}
 	config.Start(t, filepath.Join(dir, "config"), values)
-	f := &front{auth: authserver.Start(t, filepath.Join(dir, "login"), o)}
+	f := &front{dir: filepath.Join(dir, "login"), auth: authserver.Start(t, filepath.Join(dir, "login"), o)}
 	if err := os.Chmod(f.auth.Login, 0o777); err != nil {
 		t.Fatal(err)
 	}

@@ -241,7 +241,7 @@ func TestThreeTransactions(t *testing.T) {
 				c.ExpectEOF()
 				all := r.WaitMessages(3 * (n + 1))[3*n:]
 				for i, want := range []string{"m0\r\n", "1\r\n2\r\n", "m2\r\n"} {
-					if got := withoutHeader(all[i].Data); got != want || len(all[i].Rcpts) != 2 {
+					if got := WithoutHeader(all[i].Data); got != want || len(all[i].Rcpts) != 2 {
 						t.Errorf("%v: message %d: %q to %q", way, i, got, all[i].Rcpts)
 					}
 				}

@@ -1,12 +1,6 @@
-// Package smuggling sends messages that could be taken for more than one message, and looks
-// at what arrives: for each message in there is one message out, equal but for the
-// documented normalisation (internal/README.md, rules of the data path), and no command that
-// stands in a message is ever run. pipelining_test.go: where packets begin and end makes no
-// difference.
 package smuggling
 
 import (
-	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -99,34 +93,6 @@ func content(sent string) (text, behind string, ended bool) {
 	return strings.TrimPrefix(text, "\r\n"), behind, ended
 }
 
-// normal is what becomes of text on its way: CRLF for a bare LF.
-func normal(text string) string {
-	return strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\n", "\r\n")
-}
-
-// harmless is what becomes of it, besides, for a relay that gets it by DATA: whatever could
-// be a line's start before a dot becomes one, and the last line is complete.
-func harmless(text string) string {
-	text = normal(text)
-	var b strings.Builder
-	start := true // of a line, for somebody
-	for i := 0; i < len(text); i++ {
-		rest := strings.TrimLeft(text[i:], "\x00")
-		if start && strings.HasPrefix(rest, ".") {
-			if i > 0 && text[i-1] == '\r' {
-				b.WriteByte('\n')
-			}
-			i = len(text) - len(rest) // without NULs
-		}
-		b.WriteByte(text[i])
-		start = text[i] == '\r' || text[i] == '\n'
-	}
-	if out := b.String(); out == "" || strings.HasSuffix(out, "\r\n") {
-		return out
-	}
-	return b.String() + "\r\n"
-}
-
 func TestModel(t *testing.T) {
 	for _, c := range []struct{ sent, text, behind, normal, harmless string }{
 		{"a\r\n.\r\nb", "a\r\n", "b", "a\r\n", "a\r\n"},
@@ -138,8 +104,8 @@ func TestModel(t *testing.T) {
 		{"a\n.\r\nb", "a\n.\r\nb", "", "a\r\n.\r\nb", "a\r\n.\r\nb\r\n"},
 	} {
 		text, behind, _ := content(c.sent)
-		if text != c.text || behind != c.behind || normal(text) != c.normal || harmless(text) != c.harmless {
-			t.Errorf("%q: %q %q %q %q", c.sent, text, behind, normal(text), harmless(text))
+		if text != c.text || behind != c.behind || Normal(text) != c.normal || Harmless(text) != c.harmless {
+			t.Errorf("%q: %q %q %q %q", c.sent, text, behind, Normal(text), Harmless(text))
 		}
 	}
 }
@@ -293,15 +259,15 @@ func (p *post) check(t *testing.T, conn relay.Conn) {
 				text, _, _ = content(p.letters[i].text + "\r\n.\r\n")
 			}
 		}
-		want := normal(text)
+		want := Normal(text)
 		if m.BDAT == nil {
-			want = harmless(text)
+			want = Harmless(text)
 			if server, rest := relay.Smuggled(m.Wire); server != "" {
 				t.Errorf("%d %q: for the relay %q it ends before %.100q", i, p.letters[i].text, server, rest)
 				bad++
 			}
 		}
-		if got := withoutHeader(m.Data); got != want {
+		if got := WithoutHeader(m.Data); got != want {
 			t.Errorf("%d %q: got\n%.300q, want\n%.300q", i, tail(p.letters[i].text), tail(got), tail(want))
 			bad++
 		}
@@ -324,16 +290,3 @@ func (p *post) check(t *testing.T, conn relay.Conn) {
 }
 
 func tail(s string) string { return s[max(0, len(s)-200):] }
-
-// withoutHeader returns a message without the first header, which we added.
-func withoutHeader(data []byte) string {
-	for i := 0; ; {
-		n := bytes.Index(data[i:], []byte("\r\n"))
-		if n < 0 {
-			return "no header: " + string(data)
-		}
-		if i += n + 2; i == len(data) || data[i] != '\t' {
-			return string(data[i:])
-		}
-	}
-}

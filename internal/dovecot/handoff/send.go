@@ -22,15 +22,20 @@ var (
 	ErrBusy    = errors.New("Remote closed connection (destination service { process_limit } reached?)") //lint:ignore ST1005 Dovecot's words
 	ErrTag     = errors.New("received reply with unknown tag")
 	ErrRefused = errors.New("the worker refused the login")
+
+	// ErrUnseen is an ErrBusy of which it is known that no worker has read all of the request:
+	// it waited at a listener that was closed, as at a reload. It may be sent again.
+	ErrUnseen = fmt.Errorf("%w", ErrBusy)
 )
 
 // Send offers the client behind fd, which it only lends, to the worker at path, and waits
-// for the answer until ctx ends, at most Timeout. Errors are ErrBusy, ErrTag, ErrRefused
+// for the answer until ctx ends, at most Timeout. Errors are ErrUnseen, ErrBusy, ErrTag, ErrRefused
 // (the Reply is then set), context.DeadlineExceeded after Timeout, the cause of ctx's end, or
 // what the system said to connect and send.
 //
-// Nobody may read from or write to the client while Send runs, and nobody may after it but
-// to close: the worker uses the same socket from the moment it is sent.
+// Nobody may read from or write to the client while Send runs, and, but after ErrUnseen,
+// nobody may after it but to close: the worker uses the same socket from the moment it is
+// sent.
 func Send(ctx context.Context, path string, r Request, client Descriptor) (Reply, error) {
 	reply, err := send(ctx, path, r, client)
 	if err != nil {
@@ -68,11 +73,17 @@ func exchange(conn *net.UnixConn, r Request, client Descriptor) (Reply, error) {
 			sendErr = fdpass.Send(conn, b, int(fd))
 		}
 	})
-	if err = errors.Join(err, sendErr); err != nil {
-		return Reply{}, busy(err)
+	switch err = errors.Join(err, sendErr); {
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
+		return Reply{}, ErrUnseen
+	case err != nil:
+		return Reply{}, err
 	}
 	var b [replySize]byte
 	if n, err := io.ReadFull(conn, b[:]); err != nil {
+		if errors.Is(err, syscall.ECONNRESET) { // octets were not read (unix(7))
+			return Reply{}, ErrUnseen
+		}
 		if err = busy(err); n > 0 {
 			err = fmt.Errorf("%w, %d of %d bytes of the reply came", err, n, replySize)
 		}
