@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -99,7 +100,7 @@ type Conn struct {
 
 // Stats count what passed.
 type Stats struct {
-	In, Out           uint64 // octets
+	In, Out           uint64 // octets; an unfinished command line counts up to its parameters
 	Commands, Replies uint64
 }
 
@@ -150,8 +151,19 @@ func (c *Conn) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.stats
-	s.In = c.nin
+	s.In = c.nin - c.unparsed()
 	return s
+}
+
+// unparsed is how much of a command line that has no end yet Dovecot would not count: what
+// stands behind the name and a space, or the name.
+func (c *Conn) unparsed() uint64 {
+	if c.body || c.pos >= len(c.in) {
+		return 0
+	}
+	rest := c.in[c.pos:]
+	rest = rest[bytes.LastIndexByte(rest, '\n')+1:]
+	return uint64(len(rest) - 1 - bytes.IndexAny(rest, " \r"))
 }
 
 // Unfinished returns the name of the oldest command that has no reply yet, or "".
@@ -313,6 +325,7 @@ func (c *Conn) Close() error {
 	c.dropLocked()
 	c.cond.Broadcast()
 	c.mu.Unlock()
+	c.nin -= c.unparsed()
 	c.release()
 	if linger {
 		c.linger()

@@ -413,3 +413,22 @@ func TestWatch(t *testing.T) {
 		t.Fatalf("%v, want EOF", err)
 	}
 }
+
+// What a client that leaves inside a line has sent counts as Dovecot 2.3.19.1 counts it
+// (clause S10.8).
+func TestOctetsOfUnfinishedLines(t *testing.T) {
+	for in, want := range map[string]uint64{
+		"": 0, "MAI": 0, "MAIL FROM:<a@b": 5, "NOOP\r\nMAI": 6, "NOOP\r\nMAIL FR": 11, "NOOP\r": 5, "NOOP ": 5, "NOOP\r\n": 6, "QUIT\r\nNOOP\r\n": 12,
+	} {
+		server, client := pair(t)
+		c := New(server, options)
+		io.WriteString(client, in)
+		client.(*net.TCPConn).CloseWrite()
+		echo(c)
+		before := c.Stats().In
+		c.Close()
+		if after := c.Stats().In; before != want || after != want {
+			t.Errorf("%q: %d octets, %d after Close, want %d", in, before, after, want)
+		}
+	}
+}
