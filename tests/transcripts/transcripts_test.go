@@ -54,7 +54,8 @@ func TestInsteadForStandalone(t *testing.T) {
 
 // Our programs replay the recordings, but for what they do differently on purpose. What BURL
 // fetches from (66, 67) only Dovecot's master has; tests/burl shows it with another server.
-func replayOurs(t *testing.T, sys system.System) {
+// only names cases; none: all.
+func replayOurs(t *testing.T, sys system.System, only ...string) {
 	sys.Need(t)
 	variants := map[string]*transcript.Case{}
 	for _, v := range load(t, "variants/*.txt") {
@@ -71,6 +72,9 @@ func replayOurs(t *testing.T, sys system.System) {
 		cases = append(cases, load(t, "6[67]-*.txt", "imap/*.txt")...)
 	}
 	for _, c := range cases {
+		if len(only) > 0 && !slices.Contains(only, c.Name) {
+			continue
+		}
 		if v := variants[c.Name]; v != nil && (v.For(sys) || len(v.Sides) == 0) {
 			c = v
 		} else if len(c.Sides) > 0 && !c.For(sys) {
@@ -97,3 +101,13 @@ func TestStandalone(t *testing.T) { replayOurs(t, system.Standalone) }
 
 // Dovecot's two programs run under our master: our side of what a master does is right.
 func TestTheirsUnderOurs(t *testing.T) { replayOurs(t, system.TheirsUnder) }
+
+// Each of them runs there with the other half of ours, too: some cases of all that passes
+// between the two.
+func TestMixedUnderOurs(t *testing.T) {
+	only := []string{"05-auth-errors", "06-auth-nologin", "07-insecure-starttls", "09-implicit-tls", "10-basic-session", "11-data-relay", "25-bdat", "29-vrfy-noop-quit",
+		"47-xclient-in", "49-userip-limit", "51-auth-tempfail", "52-userdb-missing", "55-implicit-external"}
+	for _, sys := range []system.System{{Master: system.Ours, Login: system.Ours}, {Master: system.Ours, Worker: system.Ours}} {
+		t.Run(sys.String(), func(t *testing.T) { replayOurs(t, sys, only...) })
+	}
+}
