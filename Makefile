@@ -79,7 +79,8 @@ install: build ## programs, manual pages, documents, examples, systemd unit into
 	install -m 755 bin/dovetail bin/submission-login bin/submission $(DESTDIR)$(PREFIX)/libexec/dovetail
 	ln -sf ../libexec/dovetail/dovetail $(DESTDIR)$(PREFIX)/sbin/dovetail
 	install -m 755 bin/doveconf-lite $(DESTDIR)$(PREFIX)/bin
-	install -d $(share)/man/man1 $(share)/man/man8 $(doc)/examples $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -d $(share)/man/man1 $(share)/man/man8 $(doc)/examples $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
+	install -m 644 packaging/sysusers.d/dovetail.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d
 	install -m 644 README.md CHANGELOG.md LICENSE docs/*.md $(doc)
 	@put() { echo "$$2/$${1##*/}"; $(place) "$$1" >"$$2/$${1##*/}" && chmod 644 "$$2/$${1##*/}" || exit 1; }; \
 	for f in packaging/man/*.1; do put $$f $(share)/man/man1; done; \
@@ -87,7 +88,16 @@ install: build ## programs, manual pages, documents, examples, systemd unit into
 	for f in conf.d/*.conf; do put $$f $(doc)/examples; done; \
 	put packaging/systemd/dovetail.service $(DESTDIR)$(PREFIX)/lib/systemd/system
 
+package: ## a .deb and an .rpm of what install lays, into bin/
+	@rm -rf bin/stage bin/*.deb bin/*.rpm
+	@$(MAKE) -s install DESTDIR=bin/stage PREFIX=/usr
+	@mkdir -p bin/tools
+	env -u GOOS -u GOARCH $(GO) build -C tools -o ../bin/tools/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+	@for p in deb rpm; do \
+		VERSION=$(VERSION) GOARCH=$$($(GO) env GOARCH) bin/tools/nfpm package -f packaging/nfpm.yaml -p $$p -t bin || exit 1; done
+	@! command -v dpkg-deb >/dev/null || dpkg-deb -c bin/dovetail_*.deb
+
 clean: ## remove what was built
 	rm -rf bin
 
-.PHONY: help build run demo test race check interop fuzz bench soak record install clean
+.PHONY: help build run demo test race check interop fuzz bench soak record install package clean
