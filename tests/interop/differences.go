@@ -46,6 +46,14 @@ var differences = []difference{
 		},
 	},
 	{
+		id:      "login-not-taken-is-answered",
+		applies: func(s system.System) bool { return s.Login == system.Ours },
+		truth:   keep,
+		got: func(line string) (string, bool) {
+			return line, line != "S: 421 4.3.0 sub.example.test Internal login failure. Refer to server log for more information."
+		},
+	},
+	{
 		id:      "relay-421-text-kept",
 		applies: func(s system.System) bool { return s.Worker == system.Ours },
 		truth: func(line string) (string, bool) {

@@ -227,10 +227,10 @@ SUBMISSION_MAX_RECIPIENTS=1 USERDB_KEYS="$USERDB_KEYS submission_max_recipients"
 			run: func(w *world) {
 				one := w.local("one")
 				one.login("alice", "wonder")
-				two := w.local("two")
+				two := w.dial("two", client.Options{Timeout: patience}) // 10 s go by
 				two.send("AUTH PLAIN " + plain("bob@example.test", "bpass") + "\r\n")
 				w.inst.WaitLine("client connections are being dropped")
-				two.gone() // after 10 s
+				two.gone()
 				one.do("QUIT")
 				one.gone()
 			},

@@ -8,7 +8,9 @@ package interop
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -145,7 +147,7 @@ func (s *session) reply() (lines []string) {
 			if line != "" {
 				s.add("S:", line+`\c`)
 			}
-			s.add("S!", "end")
+			s.ended(err)
 			return append(lines, line)
 		}
 		s.add("S:", line)
@@ -154,6 +156,14 @@ func (s *session) reply() (lines []string) {
 			return lines
 		}
 	}
+}
+
+// ended records why nothing more comes.
+func (s *session) ended(err error) {
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		s.w.t.Errorf("%s: no answer in time\n%s", s.name, strings.Join(s.said, "\n"))
+	}
+	s.add("S!", "end")
 }
 
 // do sends the lines in one write and reads as many replies.
@@ -206,7 +216,7 @@ func (s *session) gone() {
 		if line != "" {
 			s.add("S:", line+`\c`)
 		}
-		s.add("S!", "end")
+		s.ended(err)
 		return
 	}
 }
