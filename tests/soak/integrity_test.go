@@ -44,6 +44,9 @@ func spite(r *rand.Rand, n int) (scripts []relay.Script) {
 				list = append(list, relay.Reply(good))
 			}
 		}
+		if step == relay.BDAT { // a refused chunk is followed by refusals (RFC 3030 section 2)
+			how = how.Always()
+		}
 		scripts = append(scripts, relay.Script{step: append(list, how)})
 	}
 	return append(scripts, relay.Script{})

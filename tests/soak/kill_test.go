@@ -18,7 +18,7 @@ func TestKill(t *testing.T) {
 	t.Parallel()
 	rounds := 1
 	if long {
-		rounds = 20
+		rounds = 5
 	}
 	for _, shared := range models() {
 		t.Run(map[bool]string{true: "shared processes", false: "a process for each"}[shared], func(t *testing.T) {
