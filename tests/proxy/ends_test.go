@@ -149,7 +149,7 @@ func TestBlocked(t *testing.T) {
 		f := start(t, sys, []user{{name: "u", relay: &relay.Options{Script: relay.Script{relay.NOOP: {relay.ManyLines("250", strings.Repeat("x", 1000), 20000)}}}}}, oneProcess)
 		c := passes(t, f, "u", client.Options{})
 		c.Send("NOOP")
-		time.Sleep(500 * time.Millisecond) // for everything on the way to fill up
+		f.stuck(t, "u")
 		c.Reset()
 		// Who hears of the reset first, writing or reading, leaves an end of file to the other.
 		line := f.WaitLine("): Disconnected by client")
@@ -157,6 +157,41 @@ func TestBlocked(t *testing.T) {
 			t.Errorf("the log has %s", line)
 		}
 	})
+}
+
+// stuck waits until the client takes no more of what a user's backend sends, and the
+// frontend, for that reason, neither: octets wait at both, and none moves.
+func (f *front) stuck(t *testing.T, user string) {
+	t.Helper()
+	const quiet = 10
+	var before [2]string
+	same := 0
+	within(t, time.Minute, "everything on the way to fill up", func() bool {
+		time.Sleep(50 * time.Millisecond)
+		toClient, fromBackend := queues(fmt.Sprintf(" 0100007F:%04X ", f.Port), 0), queues(fmt.Sprintf(" 0100007F:%04X 01 ", f.ports[user]), 1)
+		now := [2]string{toClient, fromBackend}
+		if now != before || toClient == "" || fromBackend == "" {
+			before, same = now, 0
+			return false
+		}
+		same++
+		return same == quiet
+	})
+}
+
+// queues are the octets that wait in sockets of this machine, to be sent (0) or read (1),
+// where any do; mark tells which sockets.
+func queues(mark string, which int) (all string) {
+	for line := range strings.Lines(procTCP()) {
+		words := strings.Fields(line)
+		if !strings.Contains(line, mark) || len(words) < 5 || words[3] != "01" {
+			continue
+		}
+		if n := strings.Split(words[4], ":")[which]; strings.Trim(n, "0") != "" {
+			all += words[1] + " " + words[2] + " " + n + "\n"
+		}
+	}
+	return all
 }
 
 // No log has a password, whatever is being debugged.

@@ -90,7 +90,10 @@ func pss(t *testing.T, pid int) int {
 // A thousand sessions proxied by one login process cost little while they are idle, and
 // all of them work.
 func TestThousandSessions(t *testing.T) {
-	const sessions = 1000
+	sessions, bound := 1000, 1
+	if system.Race { // which has several octets for each, and is slow
+		sessions, bound = 100, 20
+	}
 	for _, tt := range []struct {
 		name string
 		tls  bool
@@ -135,12 +138,13 @@ func TestThousandSessions(t *testing.T) {
 				for i := range sessions {
 					conns = append(conns, dial(i+1))
 				}
-				per := func() float64 { return float64(pss(t, pid)-before) / sessions }
+				per := func() float64 { return float64(pss(t, pid)-before) / float64(sessions) }
 				busy := per()
-				for end := time.Now().Add(15 * time.Second); ours(sys) && per() > float64(tt.most) && time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+				for end := time.Now().Add(15 * time.Second); ours(sys) && per() > float64(tt.most*bound) && time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 				}
 				idle := per()
 				for i, c := range conns { // each is alive
+					c.SetDeadline(time.Now().Add(30 * time.Second))
 					fmt.Fprintf(c, "NOOP\r\n")
 					b := make([]byte, 100)
 					if n, err := c.Read(b); err != nil || !strings.HasPrefix(string(b[:n]), "250") {
@@ -152,8 +156,8 @@ func TestThousandSessions(t *testing.T) {
 				for _, c := range conns {
 					c.Close()
 				}
-				if ours(sys) && idle > float64(tt.most) {
-					t.Errorf("%.1f KiB for an idle session, want %d", idle, tt.most)
+				if ours(sys) && idle > float64(tt.most*bound) {
+					t.Errorf("%.1f KiB for an idle session, want %d", idle, tt.most*bound)
 				}
 			})
 		}
