@@ -27,13 +27,18 @@ run: build ## a server to try things with: no root, no Dovecot, no configuration
 demo: build ## one message through that server, shown as the relay got it
 	@bin/dovetail demo -once
 
+# What failed is told in full, what was skipped is counted by its reasons.
+report = mkdir -p bin/tools && $(GO) build -o bin/tools/report ./tests/report
+
 test: ## all tests, with what they need (as root it is installed)
 	@sh tests/needs.sh
-	$(GO) test -timeout 40m ./...
+	@$(report)
+	$(GO) test -timeout 40m -json ./... | bin/tools/report
 
 race: ## all tests under the race detector
 	@sh tests/needs.sh
-	CGO_ENABLED=1 $(GO) test -race -timeout 80m ./...
+	@$(report)
+	CGO_ENABLED=1 $(GO) test -race -timeout 80m -json ./... | bin/tools/report
 
 check: ## form: gofmt, vet, staticcheck, who may import whom
 	@files=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \

@@ -1,0 +1,5 @@
+package nobuild
+
+import "testing"
+
+func TestBad(t *testing.T) { nothing() }
