@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"dovetail/internal/conf/settings"
 )
 
 // A Match is what the filters around a setting ask of a client: protocol, local, remote,
@@ -257,7 +259,7 @@ func ParseNet(arg string) (Net, error) {
 
 func parseNet(arg string, lookup resolver) (Net, string) {
 	host, mask, masked := strings.Cut(arg, "/")
-	addr, ok := parseAddr(host)
+	addr, ok := settings.ParseAddr(host)
 	if !ok {
 		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 		defer cancel()
@@ -275,34 +277,4 @@ func parseNet(arg string, lookup resolver) (Net, string) {
 		n.Bits = int(bits)
 	}
 	return n, ""
-}
-
-// parseAddr takes IPv6 with or without brackets, and IPv4 in every form inet_aton(3)
-// does: 10.1 is 10.0.0.1, 0x7f.1 is 127.0.0.1.
-func parseAddr(s string) (netip.Addr, bool) {
-	if strings.IndexByte(s, ':') >= 0 {
-		if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
-			s = s[1 : len(s)-1]
-		}
-		a, err := netip.ParseAddr(s)
-		return a, err == nil && a.Zone() == ""
-	}
-	parts := strings.Split(s, ".")
-	if len(parts) > 4 {
-		return netip.Addr{}, false
-	}
-	var ip uint64
-	for i, p := range parts {
-		room := 8 // bits this part may fill
-		if i == len(parts)-1 {
-			room = 8 * (5 - len(parts))
-		}
-		// Base 0 knows 0x and 0, and also 0b, 0o and _, which inet_aton does not.
-		v, err := strconv.ParseUint(p, 0, 32)
-		if err != nil || v >= 1<<room || strings.ContainsAny(p, "bBoO_+") && !strings.HasPrefix(p, "0x") && !strings.HasPrefix(p, "0X") {
-			return netip.Addr{}, false
-		}
-		ip = ip<<room | v
-	}
-	return netip.AddrFrom4([4]byte{byte(ip >> 24), byte(ip >> 16), byte(ip >> 8), byte(ip)}), true
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+
+	"dovetail/internal/conf/settings"
 )
 
 // Settings of Dovecot 1.x that 2.3 still reads (clause C14). Only plain lines outside of
@@ -478,7 +480,7 @@ func listenHasPort(value string) bool {
 		return false
 	}
 	for _, w := range words(value) {
-		if _, ip := parseAddr(w); !ip && w != "*" && w != "::" && w != "[::]" {
+		if _, ip := settings.ParseAddr(w); !ip && w != "*" && w != "::" && w != "[::]" {
 			return true
 		}
 	}

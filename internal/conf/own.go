@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+
+	"dovetail/internal/conf/settings"
 )
 
 // Checks of our own, for standalone: what it does not do is an error at start that names
@@ -270,7 +272,7 @@ func (p *parser) listeners(v *View) {
 				case "::", "[::]":
 					addr = netip.IPv6Unspecified()
 				default:
-					ip, ok := parseAddr(a)
+					ip, ok := settings.ParseAddr(a)
 					if !ok {
 						host, err := p.resolveName(a)
 						if err != nil {
@@ -367,7 +369,7 @@ func (p *parser) relay() {
 		}
 		if set, ok := s.Get("login_source_ips"); ok {
 			for _, w := range words(strings.TrimPrefix(set.Value, "?")) {
-				if _, ok := parseAddr(w); !ok {
+				if _, ok := settings.ParseAddr(w); !ok {
 					p.ownFail(set.Last.Range.Range, fmt.Sprintf("login_source_ips: %s is not an address", w), "")
 				}
 			}

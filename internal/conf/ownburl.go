@@ -1,6 +1,10 @@
 package conf
 
-import "github.com/hashicorp/hcl/v2"
+import (
+	"github.com/hashicorp/hcl/v2"
+
+	"dovetail/internal/conf/settings"
+)
 
 // burl checks what BURL fetches from: standalone has no mailboxes of its own.
 func (p *parser) burl() {
@@ -40,6 +44,6 @@ func (p *parser) burl() {
 }
 
 func isLoopback(host string) bool {
-	a, ok := parseAddr(host)
+	a, ok := settings.ParseAddr(host)
 	return ok && a.IsLoopback() || host == "localhost"
 }
