@@ -330,6 +330,8 @@ func killCases() (cases []scenario) {
 				in.login("alice", "wonder")
 				tls := w.dial("tls", client.Options{TLS: w.inst.TLS()})
 				tls.login("alice", "wonder")
+				in.do("NOOP") // the relay is there
+				tls.do("NOOP")
 				w.killAll(x.process)
 				in.message(hello)
 				tls.message(hello)

@@ -460,11 +460,14 @@ func TestEventsOfDovecot(t *testing.T) {
 		}
 		of := who + f[2]
 		category, name, at := categories[of], "", 0
-		for n, x := range f {
-			switch {
-			case strings.HasPrefix(x, "c") && !strings.HasPrefix(x, "cservice:") && name == "" && n > 5:
+		for n := 6; n < len(f); n++ { // behind numbers and times
+			switch x := f[n]; {
+			case x == "": // an empty one
+			case x[0] == 'S', x[0] == 'I', x[0] == 's', x[0] == 'l':
+				n++ // its value
+			case x[0] == 'c' && !strings.HasPrefix(x, "cservice:") && name == "":
 				category = x[1:]
-			case f[0] == "EVENT" && strings.HasPrefix(x, "n") && name == "" && n > 8:
+			case x[0] == 'n' && name == "":
 				name, at = x[1:], n+1
 			}
 		}
