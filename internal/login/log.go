@@ -79,8 +79,8 @@ func noValues(key byte, long string) (string, bool) {
 	if key != 0 {
 		long = longNames[key]
 	}
-	_, ok := variables[long]
-	return "", ok || strings.HasPrefix(long, "passdb:")
+	_, ok := variables[long] // no passdb:field, so that its element is never left out
+	return "", ok
 }
 
 // greeting is login_greeting.

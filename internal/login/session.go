@@ -314,7 +314,11 @@ func (se *session) startTLS() bool {
 	under := tlsconf.NewTransport(se.sock)
 	conn := tls.Server(under, se.s.tlsConfig(se))
 	se.tls = conn
-	if err := conn.HandshakeContext(se.ctx); err != nil {
+	err := conn.HandshakeContext(se.ctx)
+	if name := tlsconf.CleanName(conn.ConnectionState().ServerName); name != "" {
+		se.localName = name
+	}
+	if err != nil {
 		se.tlsErr = tlsconf.HandshakeError(err, "SSL_accept", under)
 		if se.ctx.Err() == nil {
 			se.end("Connection closed: "+se.tlsErr, smtp.Reply{})
