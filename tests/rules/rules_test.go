@@ -233,6 +233,9 @@ func onMap(text, room string) bool {
 func TestNothingIsSkippedInSilence(t *testing.T) {
 	seen := false
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == "testdata" {
+			return fs.SkipDir
+		}
 		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "/rules_test.go") {
 			return err
 		}
