@@ -177,6 +177,9 @@ func (u *user) apply(f userFields, base func(string) (string, bool), commandLine
 	return u.identify(f)
 }
 
+// errDrop begins what Dovecot notices when it has already finished with the user's settings.
+var errDrop = errors.New("Couldn't drop privileges") //lint:ignore ST1005 Dovecot's words
+
 // identify finds out who the process has to become (clause P1.4.3), with Dovecot's checks
 // and words.
 func (u *user) identify(f userFields) error {
@@ -202,7 +205,7 @@ func (u *user) identify(f userFields) error {
 			return fmt.Errorf("Mail access for users with UID %d not permitted (see first_valid_uid in config file, uid from %s).", id.UID, uidSource) //lint:ignore ST1005 Dovecot's words
 		}
 	} else if asRoot {
-		return errors.New("Couldn't drop privileges: User is missing UID (see mail_uid setting)") //lint:ignore ST1005 Dovecot's words
+		return fmt.Errorf("%w: User is missing UID (see mail_uid setting)", errDrop)
 	}
 	if gid != "" {
 		if id.GID, err = lookupID("/etc/group", gid, "Unknown UNIX GID group: "); err != nil {
@@ -212,10 +215,10 @@ func (u *user) identify(f userFields) error {
 			return fmt.Errorf("Mail access for users with GID %d not permitted (see first_valid_gid in config file, gid from %s).", id.GID, gidSource) //lint:ignore ST1005 Dovecot's words
 		}
 	} else if asRoot && u.set.FirstValidGID > 0 {
-		return errors.New("Couldn't drop privileges: User is missing GID (see mail_gid setting)") //lint:ignore ST1005 Dovecot's words
+		return fmt.Errorf("%w: User is missing GID (see mail_gid setting)", errDrop)
 	}
 	if asRoot && id.UID == 0 {
-		return errors.New("Couldn't drop privileges: Mail access not allowed for root") //lint:ignore ST1005 Dovecot's words
+		return fmt.Errorf("%w: Mail access not allowed for root", errDrop)
 	}
 	if err := u.groups(&id, f); err != nil {
 		return err

@@ -377,6 +377,10 @@ func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log
 		host = w.proc.Env.Hostname
 	}
 	if err := u.apply(u.fields, answer.Get, w.override, host); err != nil {
+		u.hostname = w.proc.Env.Hostname // its own is only known when all is right
+		if errors.Is(err, errDrop) {
+			return nil, w.log, err
+		}
 		return nil, w.log.WithPrefix("submission(" + u.name + "): "), err
 	}
 	w.proc.SetShutdownClients(u.set.ShutdownClients)
@@ -399,7 +403,7 @@ func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log
 	w.dropped = true
 	w.mu.Unlock()
 	if err := w.proc.Drop(u.identity); err != nil {
-		return nil, log, fmt.Errorf("Couldn't drop privileges: %w", err) //lint:ignore ST1005 Dovecot's words
+		return nil, log, fmt.Errorf("%w: %w", errDrop, err)
 	}
 	if w.proc.Env.ClientLimit == 1 {
 		w.proc.SetLogPrefix(prefix)

@@ -252,6 +252,31 @@ func loginCases() (cases []scenario) {
 			},
 		},
 		scenario{
+			name: "settings from the userdb that are wrong",
+			setup: users(
+				"uid:{PLAIN}x:1:12001::{dir}/mail/a::",
+				"chroot:{PLAIN}x:12001:12001::{dir}/mail/a::userdb_chroot=/etc",
+				"home:{PLAIN}x:12001:12001::rel/home::",
+				"size:{PLAIN}x:12001:12001::{dir}/mail/a::userdb_submission_max_mail_size=xx",
+				"enum:{PLAIN}x:12001:12001::{dir}/mail/a::userdb_submission_relay_ssl=what",
+				"ssl:{PLAIN}x:12001:12001::{dir}/mail/a::userdb_ssl=what",
+				"words:{PLAIN}x:12001:12001::{dir}/mail/a::userdb_submission_client_workarounds=what",
+				"nice:{PLAIN}x:12001:12001::{dir}/mail/a::userdb_nice=x",
+				"unknown:{PLAIN}x:12001:12001::{dir}/mail/a::userdb_foo=what",
+				"host:{PLAIN}x:12001:12001::{dir}/mail/a::userdb_submission_relay_host=%Z%{foo}",
+				"nothing:{PLAIN}x:::::userdb_home=/x"),
+			run: func(w *world) {
+				for _, user := range []string{"uid", "chroot", "home", "size", "enum", "ssl", "words", "nice", "unknown", "host", "nothing"} {
+					s := ways[2].dial(w, user)
+					if last := s.login(user, "x"); !strings.HasPrefix(last[0], "451") {
+						s.do("QUIT")
+					}
+					s.gone()
+					w.chapter(user)
+				}
+			},
+		},
+		scenario{
 			name:  "user and address limit",
 			setup: config("mail_max_userip_connections = 2"),
 			run: func(w *world) {

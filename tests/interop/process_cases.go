@@ -199,6 +199,7 @@ SUBMISSION_MAX_RECIPIENTS=1 USERDB_KEYS="$USERDB_KEYS submission_max_recipients"
 				s.send("AUTH PLAIN " + plain("carlo", "x") + "\r\n")
 				s.gone()
 				w.inst.WaitLine("Post-login script denied")
+				w.inst.WaitLine("returned error 1") // the master, of the script
 				data, err := os.ReadFile(w.inst.Dir + "/mail/post.log")
 				w.note("script: %s %v", strings.ReplaceAll(strings.TrimSpace(string(data)), "\n", " / "), err)
 			},

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -79,9 +80,18 @@ func (sc scenario) play(t *testing.T, sys system.System) *record {
 }
 
 func logins(lines []string) int { return count(lines, ": Login: ") }
-func logouts(lines []string) int {
-	return count(lines, "): Info: Disconnected: ", ">: Info: Disconnected: ", "Fatal: ")
+
+// logouts counts ends of logins: of sessions, and of workers that could not begin one.
+func logouts(lines []string) (n int) {
+	for _, l := range lines {
+		if noSession.MatchString(l) {
+			n++
+		}
+	}
+	return n + count(lines, "): Info: Disconnected: ", ">: Info: Disconnected: ", "Fatal: ")
 }
+
+var noSession = regexp.MustCompile(`^submission\([^)]*\): Error: `)
 
 func count(lines []string, texts ...string) (n int) {
 	for _, l := range lines {
