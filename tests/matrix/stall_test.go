@@ -1,6 +1,8 @@
 package matrix
 
 import (
+	"crypto/tls"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -113,6 +115,7 @@ func TestStalledClients(t *testing.T) {
 				t.Parallel()
 				user := map[dovetail.Way]string{dovetail.Clear: "deaf1", dovetail.TLS: "deaf2"}[way]
 				c := s.Login(t, way, user)
+				takeLittle(c.Conn)
 				_ = c.Conn.SetWriteDeadline(time.Now().Add(2 * time.Second))
 				_, _ = c.Conn.Write([]byte(strings.Repeat("EHLO x\r\n", 200000)))
 				s.WaitLine(t, "("+user+")", "Info: Disconnected: ")
@@ -122,6 +125,17 @@ func TestStalledClients(t *testing.T) {
 	s.Settled(t, idle)
 	s.NoSessions(t, "submission")
 	s.NoSessions(t, "submission-login")
+}
+
+// takeLittle makes a connection hold few octets that were not read, so that the server
+// notices soon.
+func takeLittle(conn net.Conn) {
+	if tc, ok := conn.(*tls.Conn); ok {
+		conn = tc.NetConn()
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetReadBuffer(4096)
+	}
 }
 
 // Clients leave while the relay has not answered, and never will: the session ends before

@@ -233,6 +233,7 @@ func (s *Server) start() {
 	s.cmd.Dir = s.Dir
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	starts := len(s.Lines("master: Info: ", " starting up for "))
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +249,8 @@ func (s *Server) start() {
 		default:
 		}
 		pid, _ := os.ReadFile(s.Dir + "/run/master.pid")
-		return strings.TrimSpace(string(pid)) == strconv.Itoa(s.cmd.Process.Pid)
+		return strings.TrimSpace(string(pid)) == strconv.Itoa(s.cmd.Process.Pid) &&
+			len(s.Lines("master: Info: ", " starting up for ")) > starts // the log process has its files
 	})
 }
 
