@@ -29,19 +29,37 @@ type user struct {
 
 	local, remote netip.AddrPort
 
-	fields   userFields
-	set      settings.Submission
+	fields userFields
+	userSettings
 	plugin   map[string]string // settings that nobody knows, without "plugin/"
-	burlSet  settings.BURLServer
-	burlErrs []error // what is wrong with burlSet
 	burl     burl.Options
 	hostname string
 	twoHomes bool // the userdb's home stands in place of mail_home
 	identity privs.Identity
 	nice     int
 	admin    bool
+}
 
+// userSettings are the settings that a user has.
+type userSettings struct {
+	set         settings.Submission
 	workarounds smtp.Workarounds // of set
+	burlSet     settings.BURLServer
+	burlErrs    []error // what is wrong with burlSet
+}
+
+// decodeSettings makes them of the values that get knows.
+func decodeSettings(get func(name string) (string, bool)) (s userSettings, err error) {
+	var errs []error
+	s.set, errs = settings.Decode[settings.Submission](get)
+	if s.set.RelayMaxIdleTime == 0 {
+		errs = append(errs, errors.New("submission_relay_max_idle_time must not be 0"))
+	}
+	if s.workarounds, err = parseWorkarounds(s.set.ClientWorkarounds); err != nil {
+		errs = append(errs, err)
+	}
+	s.burlSet, s.burlErrs = decodeBURL(get)
+	return s, errors.Join(errs...)
 }
 
 // userFields are the fields of the auth service's answer that are no settings (clauses
@@ -116,8 +134,9 @@ func newUser(answer authmaster.User) (*user, userFields) {
 }
 
 // apply makes the user's settings: base, as the config service sent it, with what the userdb
-// and the command line say.
-func (u *user) apply(f userFields, base func(string) (string, bool), commandLine map[string]string, hostname string) error {
+// and the command line say. plain, if not nil, is what base and the command line make of a
+// user for whom the userdb has no settings.
+func (u *user) apply(f userFields, base func(string) (string, bool), commandLine map[string]string, hostname string, plain *userSettings) error {
 	over := map[string]string{}
 	get := func(name string) (string, bool) {
 		if v, ok := commandLine[name]; ok {
@@ -151,23 +170,18 @@ func (u *user) apply(f userFields, base func(string) (string, bool), commandLine
 		}
 		over[name] = value
 	}
-	var errs []error
-	u.set, errs = settings.Decode[settings.Submission](get)
-	if u.set.RelayMaxIdleTime == 0 {
-		errs = append(errs, errors.New("submission_relay_max_idle_time must not be 0"))
-	}
-	var err error
-	if u.workarounds, err = parseWorkarounds(u.set.ClientWorkarounds); err != nil {
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("Invalid settings (probably caused by userdb): %w", err) //lint:ignore ST1005 Dovecot's words
+	if plain != nil && len(over) == 0 {
+		u.userSettings = *plain
+	} else {
+		var err error
+		if u.userSettings, err = decodeSettings(get); err != nil {
+			return fmt.Errorf("Invalid settings (probably caused by userdb): %w", err) //lint:ignore ST1005 Dovecot's words
+		}
 	}
 	u.hostname = u.set.Hostname
 	if u.hostname == "" {
 		u.hostname = hostname
 	}
-	u.burlSet, u.burlErrs = decodeBURL(get)
 	u.plugin = map[string]string{}
 	for name, value := range over {
 		if p, ok := strings.CutPrefix(name, "plugin/"); ok {

@@ -28,7 +28,7 @@ func made(t *testing.T, fields, conf string) (*user, error) {
 	return u, u.apply(f, func(name string) (string, bool) {
 		v, ok := base[name]
 		return v, ok
-	}, nil, "machine.test")
+	}, nil, "machine.test", nil)
 }
 
 // TestIdentity: who a process may become, and in what directories.

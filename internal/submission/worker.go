@@ -64,6 +64,7 @@ type worker struct {
 	auth     *authmaster.Conn  // guarded by mu; replaced while the process is root
 	authFrom time.Time         // guarded by mu: since when
 	answer   *config.Answer    // guarded by mu: settings of all clients; nil if they differ
+	plain    *userSettings     // guarded by mu: what they make of a user without settings of his own; nil like answer
 	tls      *tlsconf.Outgoing // guarded by mu: for tlsFor
 	tlsFor   settings.SSL      // guarded by mu
 	tlsErr   error             // guarded by mu
@@ -368,7 +369,7 @@ var errNoRelay = errors.New("No relay host configured for submission proxy (subm
 // or, with an error, the one for the error.
 func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log, error) {
 	u.hostname = w.proc.Env.Hostname
-	answer, err := w.settings(u)
+	answer, plain, err := w.settings(u)
 	if err != nil {
 		return nil, w.log, fmt.Errorf("Error reading configuration: %w", err)
 	}
@@ -376,7 +377,7 @@ func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log
 	if host == "" {
 		host = w.proc.Env.Hostname
 	}
-	if err := u.apply(u.fields, answer.Get, w.override, host); err != nil {
+	if err := u.apply(u.fields, answer.Get, w.override, host, plain); err != nil {
 		u.hostname = w.proc.Env.Hostname // its own is only known when all is right
 		if errors.Is(err, errDrop) {
 			return nil, w.log, err
@@ -411,23 +412,39 @@ func (w *worker) become(ctx context.Context, u *user) (*relay.Target, *event.Log
 	return relay.New(&u.set, u.hostname, resolver, outgoing, tlsErr), log, nil
 }
 
-// settings asks the config service, once if all clients have the same (clause P2.4).
-func (w *worker) settings(u *user) (config.Answer, error) {
+// settings asks the config service, once if all clients have the same (clause P2.4). What it
+// decodes of that is nil if there are errors, which the user's own decoding finds again.
+func (w *worker) settings(u *user) (config.Answer, *userSettings, error) {
 	w.mu.Lock()
 	if w.answer != nil {
 		defer w.mu.Unlock()
-		return *w.answer, nil
+		return *w.answer, w.plain, nil
 	}
 	w.mu.Unlock()
 	a, err := w.config.Request(config.Request{
 		Modules: []string{"submission", "ssl"}, Service: "submission", User: u.name, LocalIP: u.local.Addr(), RemoteIP: u.remote.Addr(),
 	})
-	if err == nil && !a.ServiceUsesLocal && !a.ServiceUsesRemote {
-		w.mu.Lock()
-		w.answer = &a
-		w.mu.Unlock()
+	if err != nil || a.ServiceUsesLocal || a.ServiceUsesRemote || w.proc.Env.ServiceCount == 1 {
+		return a, nil, err
 	}
-	return a, err
+	var plain *userSettings
+	if s, err := decodeSettings(w.overridden(a.Get)); err == nil {
+		plain = &s
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.answer, w.plain = &a, plain
+	return a, plain, nil
+}
+
+// overridden is base with the settings of the command line.
+func (w *worker) overridden(base func(string) (string, bool)) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		if v, ok := w.override[name]; ok {
+			return v, true
+		}
+		return base(name)
+	}
 }
 
 // outgoing returns what TLS to the relay needs; it reads files that the user may not.
