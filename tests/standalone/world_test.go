@@ -65,7 +65,7 @@ service submission-login {
 }
 `
 
-// users is for those that do not test users.
+// users is for those that do not test users. Who is not root can be himself alone.
 const users = `
 passdb {
   driver = static
@@ -130,6 +130,9 @@ func binaries(t *testing.T) string {
 func (w *world) fill(text string) string {
 	if strings.Contains(text, "@LIBEXEC@") {
 		text = strings.ReplaceAll(text, "@LIBEXEC@", need.Dovecot(w.t).Libexec)
+	}
+	if id := os.Geteuid(); id != 0 {
+		text = strings.ReplaceAll(text, "uid=mail gid=mail", fmt.Sprintf("uid=%d gid=%d", id, id))
 	}
 	return strings.NewReplacer("@DIR@", w.dir, "@PORT@", strconv.Itoa(w.port), "@RELAY@", strconv.Itoa(w.mta.Port), "@BIN@", filepath.Dir(w.bin)).Replace(text)
 }
