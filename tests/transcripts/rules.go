@@ -121,19 +121,11 @@ var Peculiarities = []transcript.Rule{
 		},
 	},
 	{
-		// Our master says less about core dumps, and has no ipc service: a login process of
-		// Dovecot misses it once, at its first proxied session.
+		// Our master says less about core dumps.
 		ID:      "under-our-master",
 		Applies: func(s system.System) bool { return s.Master == system.Ours && s != system.Standalone },
 		Change: func(c *transcript.Case, s system.System) bool {
-			n := c.ReplaceInLog("(core dumps disabled - https://dovecot.org/bugreport.html#coredumps)", "(core not dumped)")
-			for _, l := range c.Log {
-				if s.Login == system.Theirs && strings.Contains(l.Text.Source, ": Started proxying to ") {
-					c.ExtraLog("submission-login: Error: connect(ipc-proxy) failed: No such file or directory", 1)
-					n++
-				}
-			}
-			return n > 0
+			return c.ReplaceInLog("(core dumps disabled - https://dovecot.org/bugreport.html#coredumps)", "(core not dumped)") > 0
 		},
 	},
 	{
