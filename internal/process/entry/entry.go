@@ -9,7 +9,7 @@
 // It has two more tasks. A process for one client (CLIENT_LIMIT=1) needs one running thread,
 // whose goroutines wait for each other; each further one costs time at the start, 0.4 of
 // 2.4 ms on a machine with two CPUs. GOMAXPROCS=1 is added to the end of the environment,
-// where another GOMAXPROCS counts before it. And timers may be late by 1 ms: the runtime's
+// where another GOMAXPROCS counts before it. And timers may be late by 10 ms: the runtime's
 // monitor, which asks to be woken after 20 µs whenever something happens, sleeps as long.
 //
 // A Go program reserves about 1.2 GiB of address space at once, of which it uses little.

@@ -7,7 +7,7 @@
 #define RLIMIT_AS   $9
 
 #define PR_SET_TIMERSLACK $29
-#define SLACK             $1000000 // ns
+#define SLACK             $10000000 // ns
 
 #define SYS_writev     $20
 #define SYS_nanosleep  $35

@@ -158,7 +158,7 @@ func TestOneThread(t *testing.T) {
 }
 
 func TestTimerSlack(t *testing.T) {
-	for name, want := range map[bool]string{true: "1000000 errno 0\n", false: "50000 errno 0\n"} {
+	for name, want := range map[bool]string{true: "10000000 errno 0\n", false: "50000 errno 0\n"} {
 		out, err := exec.Command(build(t, name), "slack").CombinedOutput()
 		if err != nil || string(out) != want {
 			t.Errorf("stub %v: %q, %v, want %q", name, out, err, want)
