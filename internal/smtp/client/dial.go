@@ -62,7 +62,7 @@ func connect(ctx context.Context, cfg *Config) (*Conn, *Error) {
 	for _, addr := range addrs {
 		c := &Conn{cfg: cfg, name: net.JoinHostPort(addr.String(), port)}
 		c.cond.L = &c.mu
-		d := net.Dialer{Timeout: cfg.ConnectTimeout}
+		d := net.Dialer{Timeout: cfg.ConnectTimeout, KeepAlive: -1} // no wait is without a deadline
 		nc, err := d.DialContext(ctx, "tcp", c.name)
 		if err == nil {
 			c.use(nc)
