@@ -183,13 +183,15 @@ func (m *message) goes() {
 }
 
 // sent looks at what Write, EndData and Chunk returned. An error does not matter if the
-// relay has answered the message before. It is false at the session's end.
+// relay has answered the message before; refused without an answer means that the
+// connection has just ended, of which its reader may not yet have told. It is false at the
+// session's end.
 func (m *message) sent(refused bool, e *client.Error) bool {
 	switch {
-	case refused || e != nil && m.refused():
-		m.giveUp()
-	case e != nil:
+	case e != nil && !m.refused():
 		return m.se.broken(e)
+	case refused || e != nil:
+		m.giveUp()
 	}
 	return true
 }
