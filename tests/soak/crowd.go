@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,8 +81,11 @@ func (c *crowd) session(w *writer) string {
 	way := dovetail.Way(w.rnd.IntN(3))
 	p, err := c.s.connect(way)
 	if err != nil {
-		if strings.Contains(err.Error(), "connection refused") {
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED):
 			return refused
+		case errors.Is(err, syscall.ECONNRESET):
+			return unaccepted
 		}
 		return "connect: " + err.Error()
 	}
