@@ -129,10 +129,11 @@ var Peculiarities = []transcript.Rule{
 		},
 	},
 	{
-		ID:      "milliseconds-vary",
+		ID:      "times-vary",
 		Applies: func(system.System) bool { return true },
 		Change: func(c *transcript.Case, s system.System) bool {
-			return c.ReplaceInLog("auth connected 0 msecs ago, request took 0 msecs", "auth connected {n} msecs ago, request took {n} msecs") > 0
+			return c.ReplaceInLog("auth connected 0 msecs ago, request took 0 msecs", "auth connected {n} msecs ago, request took {n} msecs")+
+				c.ReplaceInLog("failed: Connection refused (after 1 secs, 1 reconnects, ", "failed: Connection refused (after {n} secs, 1 reconnects, ") > 0
 		},
 	},
 }
