@@ -122,9 +122,8 @@ func receivedFD(oob []byte) (int, error) {
 	}
 	fd, count := -1, 0
 	for i := range msgs {
-		if len(msgs[i].Data) < sizeofFD {
-			continue // ParseUnixRights would look past its end
-		}
+		// ParseUnixRights would look past the end of a part of a descriptor.
+		msgs[i].Data = msgs[i].Data[:len(msgs[i].Data)/sizeofFD*sizeofFD]
 		fds, err := unix.ParseUnixRights(&msgs[i])
 		if err != nil {
 			continue // not a message with descriptors

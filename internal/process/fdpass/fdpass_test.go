@@ -231,7 +231,8 @@ func FuzzReceivedFD(f *testing.F) {
 	f.Add(unix.UnixRights(far, far+1))
 	f.Add(append(unix.UnixRights(far), unix.UnixRights(far+1)...))
 	f.Add([]byte{1, 2, 3})
-	f.Add([]byte("\x13\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00000")) // shorter than a descriptor
+	f.Add([]byte("\x13\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00000"))         // shorter than a descriptor
+	f.Add([]byte("\x1b\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x0000000000000")) // two and a half
 	f.Fuzz(func(t *testing.T, oob []byte) {
 		for i := 0; i+sizeofFD <= len(oob); i += sizeofFD {
 			if n := binary.NativeEndian.Uint32(oob[i:]); i >= unix.CmsgLen(0) && n < far {
