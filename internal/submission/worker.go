@@ -27,6 +27,7 @@ import (
 	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/dovecot/stats"
 	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/process/dial"
 	"dovetail/internal/process/event"
 	"dovetail/internal/process/service"
 	"dovetail/internal/smtp/client"
@@ -243,8 +244,7 @@ func (w *worker) claim(ctx context.Context, login *handoff.Login) (*user, error)
 
 // dialAuth connects to the auth service.
 func (w *worker) dialAuth(ctx context.Context) (*authmaster.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", w.authPath)
+	conn, err := dial.Unix(ctx, w.authPath, dial.Patience, true)
 	if err != nil {
 		return nil, err
 	}

@@ -10,16 +10,15 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/process/dial"
 )
 
 const (
-	queryTimeout   = 5 * time.Second // of an answer (clause P6.5)
-	dialRetryFor   = 5 * time.Second // how long a full backlog is waited for (clause P0.5)
-	dialRetryPause = 20 * time.Millisecond
+	queryTimeout = 5 * time.Second // of an answer (clause P6.5)
+	dialPatience = 5 * time.Second // with a full queue (clause P0.5)
 
 	maxAnswer  = 8 << 10 // bytes of a line from the service: an ident is at most a line that was sent, escaped
 	maxPending = 4096    // questions that wait for their answers
@@ -53,21 +52,11 @@ type query struct {
 // Dial connects to the anvil service's socket at path. Only root, or who owns the socket,
 // can. The Client's reader ends with the connection.
 func Dial(ctx context.Context, path string) (*Client, error) {
-	var d net.Dialer
-	for end := time.Now().Add(dialRetryFor); ; {
-		conn, err := d.DialContext(ctx, "unix", path)
-		if err == nil {
-			return NewClient(conn)
-		}
-		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
-			return nil, fmt.Errorf("anvil: %w", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("anvil: %w", context.Cause(ctx))
-		case <-time.After(dialRetryPause):
-		}
+	conn, err := dial.Unix(ctx, path, dialPatience, true)
+	if err != nil {
+		return nil, fmt.Errorf("anvil: %w", err)
 	}
+	return NewClient(conn)
 }
 
 // NewClient makes a Client of a connection, which it takes.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"dovetail/internal/process/dial"
 	"dovetail/internal/process/event"
 )
 
@@ -54,8 +55,7 @@ type State struct {
 // that changes. The caller must Close the client.
 func NewClient(path string, pid uint32, log *event.Log) *Client {
 	return NewClientOver(func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
+		return dial.Unix(ctx, path, dial.Patience, false)
 	}, pid, log)
 }
 

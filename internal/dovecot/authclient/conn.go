@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/process/dial"
 )
 
 const (
@@ -54,8 +55,7 @@ type Conn struct {
 func Dial(ctx context.Context, path string, pid uint32) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "unix", path)
+	nc, err := dial.Unix(ctx, path, dial.Patience, true)
 	if err != nil {
 		return nil, err
 	}

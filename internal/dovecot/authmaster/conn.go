@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/process/dial"
 )
 
 const (
@@ -48,8 +49,7 @@ type Conn struct {
 func Dial(ctx context.Context, path string) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "unix", path)
+	nc, err := dial.Unix(ctx, path, dial.Patience, true)
 	if err != nil {
 		return nil, err
 	}

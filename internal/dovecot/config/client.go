@@ -2,6 +2,7 @@ package config
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"dovetail/internal/dovecot/tabline"
+	"dovetail/internal/process/dial"
 )
 
 const (
@@ -34,7 +36,9 @@ type Client struct {
 // Dial connects to the config service's socket at path. Only root, or who owns the
 // socket, can.
 func Dial(path string) (*Client, error) {
-	conn, err := net.DialTimeout("unix", path, timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	conn, err := dial.Unix(ctx, path, dial.Patience, true)
 	if err != nil {
 		return nil, fmt.Errorf("config service: %w", err)
 	}

@@ -20,7 +20,7 @@ const accessTimeout = 60 * time.Second
 //	C: submission          with the client's descriptor
 //	S: 1                   go on; 0, or closed: drop the client
 func AskAccess(ctx context.Context, path, protocol string, client Descriptor) (bool, error) {
-	conn, err := dial(ctx, path)
+	conn, err := connect(ctx, path)
 	if err != nil {
 		return false, fmt.Errorf("access(%s): %w", path, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"dovetail/internal/process/dial"
 	"dovetail/internal/process/fdpass"
 )
 
@@ -18,29 +19,10 @@ type Descriptor interface {
 	Control(f func(fd uintptr)) error
 }
 
-const (
-	// How long a full backlog is waited for (clause P0.5).
-	dialRetryFor   = 500 * time.Millisecond
-	dialRetryPause = 10 * time.Millisecond
-)
-
-// dial connects to the socket at path. A full backlog is retried for half a second.
-func dial(ctx context.Context, path string) (*net.UnixConn, error) {
-	var d net.Dialer
-	for end := time.Now().Add(dialRetryFor); ; {
-		conn, err := d.DialContext(ctx, "unix", path)
-		if err == nil {
-			return conn.(*net.UnixConn), nil
-		}
-		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(end) {
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(dialRetryPause):
-		}
-	}
+// connect connects to the socket at path, whose queue may be full for half a second (clause
+// P0.5).
+func connect(ctx context.Context, path string) (*net.UnixConn, error) {
+	return dial.Unix(ctx, path, 500*time.Millisecond, false)
 }
 
 // lendWith sends b with the descriptor that d lends.

@@ -400,17 +400,17 @@ func TestFullBacklog(t *testing.T) {
 	if err := errors.Join(syscall.Bind(l, &syscall.SockaddrUnix{Name: path}), syscall.Listen(l, 0)); err != nil {
 		t.Fatal(err)
 	}
-	first, err := dial(t.Context(), path)
+	first, err := connect(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer first.Close()
-	if _, err := dial(t.Context(), path); !errors.Is(err, syscall.EAGAIN) {
+	if _, err := connect(t.Context(), path); !errors.Is(err, syscall.EAGAIN) {
 		t.Errorf("with a full backlog: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := dial(ctx, path); !errors.Is(err, context.Canceled) {
+	if _, err := connect(ctx, path); !errors.Is(err, context.Canceled) {
 		t.Errorf("without a context: %v", err)
 	}
 	accepted := make(chan int, 1)
@@ -421,7 +421,7 @@ func TestFullBacklog(t *testing.T) {
 		}
 		accepted <- fd
 	}()
-	second, err := dial(t.Context(), path)
+	second, err := connect(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

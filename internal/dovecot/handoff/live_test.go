@@ -445,7 +445,7 @@ submission_relay_port = @PORT:relay@
 			if err != nil {
 				t.Fatal(err)
 			}
-			conn, err := dial(t.Context(), path)
+			conn, err := connect(t.Context(), path)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -64,7 +64,7 @@ type ScriptAnswer struct {
 // most timeout. ErrDenied: access is refused. Dovecot's script-login does not escape the
 // user name in its answer, so one with a TAB comes back cut.
 func RunScript(ctx context.Context, path string, r ScriptRequest, client Descriptor, timeout time.Duration) (ScriptAnswer, error) {
-	conn, err := dial(ctx, path)
+	conn, err := connect(ctx, path)
 	if err != nil {
 		return ScriptAnswer{}, fmt.Errorf("post-login script %s: %w", path, err)
 	}

@@ -217,7 +217,7 @@ service submission {
 		}
 	})
 	t.Run("bytes", func(t *testing.T) {
-		conn, err := dial(t.Context(), i.Socket("allow"))
+		conn, err := connect(t.Context(), i.Socket("allow"))
 		if err != nil {
 			t.Fatal(err)
 		}

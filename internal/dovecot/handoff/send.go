@@ -48,7 +48,7 @@ func send(ctx context.Context, path string, r Request, client Descriptor) (Reply
 	if r.Tag == 0 {
 		r.Tag = 1
 	}
-	conn, err := dial(ctx, path)
+	conn, err := connect(ctx, path)
 	if err != nil {
 		return Reply{}, err
 	}
