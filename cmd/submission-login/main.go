@@ -10,8 +10,11 @@ package main
 
 import (
 	"dovetail/internal/login"
-	_ "dovetail/internal/process/entry" // the address space limit
+	"dovetail/internal/process/entry" // runs before the runtime, too
 	"dovetail/internal/process/service"
 )
 
-func main() { service.Main(login.Program()) }
+func main() {
+	entry.Restore()
+	service.Main(login.Program())
+}

@@ -9,9 +9,12 @@
 package main
 
 import (
-	_ "dovetail/internal/process/entry" // the address space limit
+	"dovetail/internal/process/entry" // runs before the runtime, too
 	"dovetail/internal/process/service"
 	"dovetail/internal/submission"
 )
 
-func main() { service.Main(submission.Program()) }
+func main() {
+	entry.Restore()
+	service.Main(submission.Program())
+}

@@ -25,8 +25,13 @@ var (
 
 	// ErrUnseen is an ErrBusy of which it is known that no worker has read all of the request:
 	// it waited at a listener that was closed, as at a reload. It may be sent again.
-	ErrUnseen = fmt.Errorf("%w", ErrBusy)
+	ErrUnseen error = unseen{}
 )
+
+type unseen struct{}
+
+func (unseen) Error() string { return ErrBusy.Error() }
+func (unseen) Unwrap() error { return ErrBusy }
 
 // Send offers the client behind fd, which it only lends, to the worker at path, and waits
 // for the answer until ctx ends, at most Timeout. Errors are ErrUnseen, ErrBusy, ErrTag, ErrRefused

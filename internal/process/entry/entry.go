@@ -11,6 +11,8 @@
 // 2.4 ms on a machine with two CPUs. GOMAXPROCS=1 is added to the end of the environment,
 // where another GOMAXPROCS counts before it. And timers may be late by 10 ms: the runtime's
 // monitor, which asks to be woken after 20 µs whenever something happens, sleeps as long.
+// And the runtime cannot open files, as it would do to find out about control groups and
+// huge pages, of which it needs to know nothing for one client: 0.13 of 1.3 ms.
 //
 // A Go program reserves about 1.2 GiB of address space at once, of which it uses little.
 // Dovecot's master limits address space (RLIMIT_AS) to vsz_limit, 256 MiB by default, and

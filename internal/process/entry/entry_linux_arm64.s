@@ -4,7 +4,8 @@
 #define NEED_DATA $0x06000000 // 96 MiB: what it maps to write (72 MiB) and a little heap
 
 #define RLIMIT_DATA $2
-#define RLIMIT_AS   $9
+#define RLIMIT_NOFILE $7
+#define RLIMIT_AS     $9
 
 #define PR_SET_TIMERSLACK $29
 #define SLACK             $10000000 // ns
@@ -127,6 +128,28 @@ shift:
 	MOVD R9, -16(R10)
 	MOVD R9, -8(R10)
 	MOVD R20, RSP
+
+	// No file is opened until package syscall raises the limit again, which it does because
+	// it finds soft and hard limit apart.
+	SUB  $512, R20, R21
+	MOVD RLIMIT_NOFILE, R1
+	MOVD $0, R2
+	MOVD R21, R3
+	BL   prlimit<>(SB)
+	CBNZ R0, runtime
+	MOVD 0(R21), R9
+	MOVD 8(R21), R10
+	CMP  R10, R9
+	BNE  runtime            // what children get would be lost
+	MOVD $0, R9
+	MOVD R9, 0(R21)
+	MOVD RLIMIT_NOFILE, R1
+	MOVD R21, R2
+	MOVD $0, R3
+	BL   prlimit<>(SB)
+	CBNZ R0, runtime
+	MOVD $1, R9
+	MOVB R9, ·lowered(SB)
 
 runtime:
 	MOVD $0, R30

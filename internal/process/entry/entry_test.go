@@ -157,6 +157,23 @@ func TestOneThread(t *testing.T) {
 	}
 }
 
+// The limit of open files is what it was, for children, too.
+func TestFiles(t *testing.T) {
+	path := build(t, true)
+	for _, c := range []struct{ limit, client, want string }{
+		{"200:200", "1", "200 200 [200 200] <nil>\n"},
+		{"200:200", "2", "200 200 [200 200] <nil>\n"},
+		{"100:200", "1", "199 200 [100 200] <nil>\n"}, // package syscall's doing
+		{"100:200", "2", "199 200 [100 200] <nil>\n"},
+	} {
+		cmd := exec.Command("prlimit", "--nofile="+c.limit, path, "files")
+		cmd.Env = append(os.Environ(), "CLIENT_LIMIT="+c.client)
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != c.want {
+			t.Errorf("%s, %s: %q, %v, want %q", c.limit, c.client, out, err, c.want)
+		}
+	}
+}
+
 func TestTimerSlack(t *testing.T) {
 	for name, want := range map[bool]string{true: "10000000 errno 0\n", false: "50000 errno 0\n"} {
 		out, err := exec.Command(build(t, name), "slack").CombinedOutput()
