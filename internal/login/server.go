@@ -139,6 +139,9 @@ func (s *process) setup(p *service.Process) error {
 	if err := v.loadTLS(); err != nil {
 		return err
 	}
+	if v.tls != nil && p.Env.ServiceCount == 1 {
+		v.tls.SessionTicketsDisabled = true // this process will not be there to take one back
+	}
 	s.warn(v.warnings)
 	s.base = v
 	var warnings []string
