@@ -365,8 +365,8 @@ func dayLog(t *testing.T, sys system.System, setup func(*system.Setup), day []ac
 					lines = append(lines, normalise(l, w.inst))
 				}
 			}
-			// The log process reads the pipes of the services in an order of its own.
-			slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(ofService(a), ofService(b)) })
+			// The log process reads the pipes of the processes in an order of its own.
+			slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(prefix(a), prefix(b)) })
 			return lines
 		}
 		first := len(w.sessions)
@@ -423,8 +423,11 @@ func shortened(lines []string, octets int) []string {
 	return lines
 }
 
-// ofService is the service whose line it is.
-func ofService(line string) string { return line[:max(0, strings.IndexAny(line, "(:"))] }
+// prefix says whose line it is: a service's, or a user's session.
+func prefix(line string) string {
+	before, _, _ := strings.Cut(line, ": ")
+	return before
+}
 
 const (
 	quietFor = 150 * time.Millisecond // until an act is over

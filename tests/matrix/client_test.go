@@ -292,8 +292,7 @@ func TestClientMatrix(t *testing.T) {
 			steady := relay.Start(t, relay.Options{})
 			users = append(users, dovetail.User{Name: "steady", Fields: []string{dovetail.Relay(steady.Port)}})
 			s := dovetail.Start(t, dovetail.Setup{Shared: shared, Users: users, Config: shortRelay + "auth_failure_delay = 1 s\n"})
-			s.Login(t, dovetail.TLS, "steady").Do("QUIT", "221")
-			idle := s.Census()
+			idle := s.Idle(t, "steady")
 			t.Run("cells", func(t *testing.T) {
 				for i, v := range all {
 					v.s = s

@@ -25,8 +25,7 @@ func newHandover(t *testing.T, hasty bool) *handover {
 	t.Helper()
 	r := relay.Start(t, relay.Options{})
 	s := dovetail.Start(t, dovetail.Setup{Shared: true, Hasty: hasty, Users: []dovetail.User{{Name: "alice", Fields: []string{dovetail.Relay(r.Port)}}}})
-	s.Login(t, dovetail.TLS, "alice").Do("QUIT", "221")
-	h := &handover{s: s, idle: s.Census()}
+	h := &handover{s: s, idle: s.Idle(t, "alice")}
 	h.worker, h.login = s.Processes()["submission"][0], s.Processes()["submission-login"][0]
 	t.Cleanup(func() { _ = syscall.Kill(h.worker, syscall.SIGCONT) })
 	return h

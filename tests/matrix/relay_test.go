@@ -224,8 +224,7 @@ func TestRelayMatrix(t *testing.T) {
 	steady := relay.Start(t, relay.Options{})
 	users = append(users, dovetail.User{Name: "steady", Fields: []string{dovetail.Relay(steady.Port)}})
 	s := dovetail.Start(t, dovetail.Setup{Shared: true, Users: users, Config: "ssl_client_ca_file = " + caFile + "\n"})
-	s.Login(t, dovetail.TLS, "steady").Do("QUIT", "221")
-	idle := s.Census()
+	idle := s.Idle(t, "steady")
 
 	t.Run("cells", func(t *testing.T) {
 		for i, c := range all {

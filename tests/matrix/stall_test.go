@@ -185,8 +185,5 @@ func hastyServer(t *testing.T, pts []point, deeds []string, config string) (*dov
 		users = append(users, dovetail.User{Name: name, Fields: []string{dovetail.Relay(steady.Port)}})
 	}
 	s := dovetail.Start(t, dovetail.Setup{Shared: true, Hasty: true, Users: users, Config: config})
-	c := s.Login(t, dovetail.TLS, "steady")
-	c.Do("QUIT", "221")
-	c.ExpectEOF()
-	return s, all, s.Census()
+	return s, all, s.Idle(t, "steady")
 }

@@ -16,8 +16,7 @@ import (
 func TestClientLeavesDuringAUTH(t *testing.T) {
 	t.Parallel()
 	s := serve(t, newRelay(t, relay.Options{}), true, "auth_failure_delay = 3 s\n")
-	s.Login(t, dovetail.TLS, "alice").Do("QUIT", "221")
-	idle := s.Census()
+	idle := s.Idle(t, "alice")
 	for _, w := range []dovetail.Way{dovetail.Clear, dovetail.TLS, dovetail.StartTLS} {
 		c := s.Greeted(t, w)
 		c.Send("AUTH PLAIN " + base64.StdEncoding.EncodeToString([]byte("\x00alice\x00wrong"))) // takes its time
@@ -225,8 +224,7 @@ func TestClientLeavesMidMessageOverTLS(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRelay(t, relay.Options{Caps: caps})
 			s := serve(t, r, true, "")
-			s.Login(t, dovetail.TLS, "bob").Do("QUIT", "221")
-			idle := s.Census()
+			idle := s.Idle(t, "bob")
 			for i, n := range []int{10, 5000, 200000, 1 << 20} {
 				for _, half := range []bool{false, true} {
 					c := s.Login(t, dovetail.TLS, "alice")

@@ -69,8 +69,7 @@ func TestIntegrity(t *testing.T) {
 	steady := relay.Start(t, relay.Options{})
 	users = append(users, dovetail.User{Name: "steady", Fields: []string{dovetail.Relay(steady.Port)}})
 	sv := dovetail.Start(t, dovetail.Setup{Shared: true, Users: users, Config: "submission_max_mail_size = 100 M\nsubmission_relay_command_timeout = 2 s\nsubmission_relay_connect_timeout = 2 s\n"})
-	sv.Login(t, dovetail.TLS, "steady").Do("QUIT", "221")
-	idle := sv.Census()
+	idle := sv.Idle(t, "steady")
 	s := &server{clear: sv.Addr, tls: sv.TLSAddr, trust: sv.TLSConfig()}
 	sent, delivered := 0, 0
 	for round := range rounds {

@@ -102,8 +102,7 @@ func TestNothingStays(t *testing.T) {
 	}
 
 	s, _ := server(t, setup)
-	s.Login(t, dovetail.TLS, "alice").Do("QUIT", "221")
-	idle := s.Census()
+	idle := s.Idle(t, "alice")
 	for _, st := range steps() {
 		began := time.Now()
 		var wg sync.WaitGroup

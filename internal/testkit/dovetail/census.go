@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"dovetail/internal/testkit/leak"
 )
@@ -41,6 +42,28 @@ func (s *Server) Census() Census {
 	slices.Sort(lines)
 	return lines
 }
+
+// Idle lets a user log in and leave, and returns what the server holds when nothing changes
+// any more.
+func (s *Server) Idle(t testing.TB, user string) Census {
+	t.Helper()
+	first := s.Login(t, TLS, user)
+	first.Do("QUIT", "221")
+	first.Close() // or the worker waits a second for us to do so
+	return s.steady()
+}
+
+// steady is the census when it has stayed the same for a while.
+func (s *Server) steady() (c Census) {
+	for same := time.Now(); time.Since(same) < steadyFor; time.Sleep(20 * time.Millisecond) {
+		if now := s.Census(); !slices.Equal(now, c) {
+			c, same = now, time.Now()
+		}
+	}
+	return c
+}
+
+const steadyFor = 500 * time.Millisecond
 
 // Settled waits until the server holds no more than it did at want: the same processes
 // with the same descriptors.

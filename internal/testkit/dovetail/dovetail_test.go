@@ -4,32 +4,18 @@ import (
 	"os"
 	"slices"
 	"testing"
-	"time"
 
 	"dovetail/internal/testkit/relay"
 )
 
 func TestMain(m *testing.M) { os.Exit(Main(m, 8)) }
 
-// steady returns what the server holds when that does not change any more.
-func steady(s *Server) (c Census) {
-	for same := time.Now(); time.Since(same) < time.Second; time.Sleep(20 * time.Millisecond) {
-		if now := s.Census(); !slices.Equal(now, c) {
-			c, same = now, time.Now()
-		}
-	}
-	return c
-}
-
 // A message passes in each way; afterwards everything is as before; a goroutine of a
 // client that is there is found.
 func TestServer(t *testing.T) {
 	r := relay.Start(t, relay.Options{})
 	s := Start(t, Setup{Shared: true, Users: []User{{"alice", []string{Relay(r.Port)}}}})
-	first := s.Login(t, Clear, "alice")
-	first.Do("QUIT", "221")
-	first.Close() // or the worker waits a second for us to do so
-	idle := steady(s)
+	idle := s.Idle(t, "alice")
 	for _, w := range []Way{Clear, TLS, StartTLS} {
 		c := s.Login(t, w, "alice")
 		c.Send("MAIL FROM:<a@b>", "RCPT TO:<c@d>", "DATA", "x", ".", "QUIT")
