@@ -26,6 +26,7 @@ import (
 	"dovetail/internal/imap"
 	"dovetail/internal/testkit/instance"
 	"dovetail/internal/testkit/mailbox"
+	"dovetail/internal/testkit/wiretest"
 )
 
 // These tests run against a private Dovecot, as the worker does: a child process opens
@@ -49,7 +50,7 @@ service imap-login {
 // A job is what the child does.
 type job struct {
 	Base, Libexec, User, Password string
-	Way                           string // "dial", "token", "imap", "exec"
+	Way                           string // "dial", "token", "tape", "imap", "exec"
 	Fetches                       []fetch
 }
 
@@ -163,6 +164,19 @@ func (j job) run() ([]result, error) {
 		}
 		defer c.Close()
 		return j.urlauth(ctx, c), nil
+	case "tape": // as token; the last result is what was said
+		nc, err := sockets.login(ctx, login, "imap-urlauth", sockets.urlauth, nil)
+		if err != nil {
+			return nil, err
+		}
+		var tape wiretest.Tape
+		c := newConn(tape.Record(nc), Timeout)
+		reply, err := c.readLine()
+		if c, err = c.begun(reply, err); err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		return append(j.urlauth(ctx, c), result{Err: tape.String()}), nil
 	case "imap":
 		nc, tag, err := sockets.IMAP(ctx, login)
 		if err != nil {
