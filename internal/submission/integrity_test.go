@@ -180,6 +180,9 @@ func spiteful(n, messages int) []relay.Script {
 			}
 		}
 		list[len(list)-1] = does[r.IntN(len(does))]
+		if step == relay.BDAT { // a refused chunk is followed by refusals (RFC 3030 section 2)
+			list[len(list)-1] = list[len(list)-1].Always()
+		}
 		if step == relay.Body {
 			list = list[len(list)-1:]
 		}
