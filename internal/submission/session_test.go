@@ -42,7 +42,7 @@ func TestOneMessage(t *testing.T) {
 			if conn := r.Ended(0); conn.End != "QUIT" || len(conn.Violations) > 0 {
 				t.Errorf("relay: ended by %q, violations %q", conn.End, conn.Violations)
 			}
-			w.child.AwaitCount(1000)
+			awaitFiles(t, w)
 		})
 	}
 }
@@ -524,7 +524,8 @@ func TestRawlogs(t *testing.T) {
 	c.Do("NOOP", "250")
 	c.Do("QUIT", "221")
 	c.ExpectEOF()
-	w.child.AwaitCount(1000)
+	w.awaitEnd("sess")
+	r.Ended(0)
 	for name, want := range map[string]string{
 		"/alice/*.in": "NOOP|QUIT|", "/alice/*.out": "235 2.7.0 Logged in.|250 2.0.0 OK|221 2.0.0 Bye|",
 		"/relay/*.out": "EHLO host.test|NOOP|QUIT|",

@@ -230,6 +230,10 @@ func (w *world) open(r *relay.Relay, fields ...string) *client.Client {
 	return c
 }
 
+// awaitEnd waits until the session is over, but for what its relay connection has to say
+// goodbye.
+func (w *world) awaitEnd(session string) { w.svc.AwaitLog("<" + session + ">: Info: Disconnected: ") }
+
 func port(r *relay.Relay) string { return fmt.Sprint("submission_relay_port=", r.Port) }
 
 // begin opens a transaction with one recipient.

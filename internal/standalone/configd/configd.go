@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -60,10 +59,8 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) {
 		if err != nil {
 			if errors.Is(err, bufio.ErrBufferFull) {
 				s.log.Error("config client sent a line of more than %d bytes", config.MaxRequest)
-			} else if !errors.Is(err, io.EOF) && ctx.Err() == nil {
-				s.log.Error("reading from config client: %v", err)
 			}
-			return
+			return // a client that ends with an answer unread resets the connection
 		}
 		cmd, req, err := config.ParseLine(string(line[:len(line)-1]), first)
 		if err != nil {

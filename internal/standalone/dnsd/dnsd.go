@@ -88,10 +88,10 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) {
 	for first := true; ; first = false {
 		b, err := br.ReadSlice('\n')
 		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
-				s.log.Error("dns-client: %v", err)
+			if errors.Is(err, bufio.ErrBufferFull) {
+				s.log.Error("dns-client: a question of more than %d bytes", maxLine)
 			}
-			return
+			return // a process that ends with an answer unread resets the connection
 		}
 		line := strings.TrimSuffix(string(b[:len(b)-1]), "\r")
 		if first {

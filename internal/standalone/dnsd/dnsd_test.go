@@ -146,3 +146,36 @@ func TestRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A process may end with an answer unread: that is nobody's mistake.
+func TestLeavesAnswerUnread(t *testing.T) {
+	l, err := net.Listen("unix", t.TempDir()+"/dns-client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	log := event.New(event.SinkFunc(func(_ event.Level, _, text string) { t.Errorf("logged %q", text) }), "", false)
+	done := make(chan struct{})
+	go func() { // ends when c is closed
+		defer close(done)
+		New(names{}, log).Serve(context.Background(), there)
+	}()
+	io.WriteString(c, "VERSION\tdns-client\t1\t0\n")
+	br := bufio.NewReader(c)
+	br.ReadString('\n')
+	io.WriteString(c, "IP\tlocalhost\n")
+	br.Peek(1)
+	io.WriteString(c, "IP\tlocalhost\n") // whose answer is not read
+	time.Sleep(10 * time.Millisecond)
+	c.Close()
+	<-done
+}

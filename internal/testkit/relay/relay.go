@@ -126,7 +126,12 @@ func (r *Relay) accept() {
 			script = r.o.Scripts[min(n, len(r.o.Scripts)-1)]
 		}
 		c := &Conn{N: n, raw: nc, relay: r}
-		r.change(func() { r.conns = append(r.conns, c) })
+		r.change(func() {
+			r.conns = append(r.conns, c)
+			if r.closed { // while it was being accepted
+				nc.Close()
+			}
+		})
 		s := &session{Conn: c, script: script, count: map[Step]int{}, br: bufio.NewReaderSize(nc, 64<<10), nc: nc, stop: r.stop}
 		r.wg.Add(1)
 		go func() { // ends with the connection, which its deadlines and Stop end
