@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"dovetail/internal/process/pace"
@@ -58,8 +59,10 @@ type Stream struct {
 	since    [2]atomic.Int64 // when it began, in ns
 	deaf     atomic.Bool     // the server is gone, and the client does not know yet
 	finished atomic.Bool     // Close was called
-	once     sync.Once
-	result   Result
+
+	mu     sync.Mutex
+	over   bool   // guarded by mu: result is set
+	result Result // guarded by mu
 }
 
 // Directions, as indexes.
@@ -126,7 +129,7 @@ func (s *Stream) Run() Result {
 	s.ended(s.pump(s.Server, s.Client, toClient))
 	var stay time.Duration
 	if s.Ended != nil {
-		stay = s.Ended(s.result)
+		stay = s.Ended(s.how())
 	}
 	if stay > 0 {
 		s.deaf.Store(true)
@@ -137,7 +140,7 @@ func (s *Stream) Run() Result {
 	s.Client.closeWrite()
 	s.Close()
 	<-done
-	return s.result
+	return s.how()
 }
 
 // Close closes both sides.
@@ -150,9 +153,21 @@ func (s *Stream) Close() {
 // Leave closes the server's side: the Stream ends as if the server had.
 func (s *Stream) Leave() { s.Server.Sock.Close() }
 
-// ended keeps how the first side ended.
+// ended keeps how the first side ended. A reset that a write hears of looks like a plain end
+// to who reads then, and may say so first.
 func (s *Stream) ended(r Result) {
-	s.once.Do(func() { s.result = r })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more := r.ByServer == s.result.ByServer && s.result.Err == nil && errors.Is(r.Err, syscall.ECONNRESET)
+	if !s.over || more {
+		s.over, s.result = true, r
+	}
+}
+
+func (s *Stream) how() Result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.result
 }
 
 // pump passes octets one way until from ends, or something fails. When the server takes
