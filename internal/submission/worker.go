@@ -203,6 +203,13 @@ func (w *worker) refuse(nc net.Conn, reply, hostname string) {
 	io.WriteString(nc, reply+"\r\n421 4.3.2 "+hostname+" Shutting down due to fatal error\r\n")
 }
 
+// say421 tells a client whose login was lost to a reload or restart what one would hear who
+// came a moment earlier.
+func (w *worker) say421(nc net.Conn) {
+	nc.SetWriteDeadline(time.Now().Add(errorWait))
+	io.WriteString(nc, "421 4.3.2 "+w.proc.Env.Hostname+" Shutting down\r\n")
+}
+
 // claim asks the auth service who the login is, and tells the login process whether the
 // client is ours now. On an error everybody has been told.
 func (w *worker) claim(ctx context.Context, login *handoff.Login) (*user, error) {
@@ -235,7 +242,11 @@ func (w *worker) claim(ctx context.Context, login *handoff.Login) (*user, error)
 	w.log.Error("auth-master: login: request [%d]: Login auth request failed: %v (auth connected %d msecs ago, request took %d msecs, client-pid=%d client-id=%d)",
 		login.AuthID, err, time.Since(connected).Milliseconds(), time.Since(began).Milliseconds(), login.ClientPID, login.AuthID)
 	// First the client: as soon as the login process knows, it closes the connection.
-	w.refuse(login.Client, "451 4.7.0 "+reason, "")
+	if w.otherAuth(login.AuthPID) {
+		w.say421(login.Client)
+	} else {
+		w.refuse(login.Client, "451 4.7.0 "+reason, "")
+	}
 	if err := login.Reply(handoff.InternalError, pid); err != nil {
 		w.log.Error("%v", err)
 	}
@@ -298,6 +309,14 @@ func (w *worker) authConn(ctx context.Context, spid uint32) (*authmaster.Conn, e
 		return nil, fmt.Errorf("%w; and anew: %v", lost, err)
 	}
 	return w.auth, nil
+}
+
+// otherAuth says whether the auth service in service is not the process that let the client
+// in: that one has gone, and its logins with it.
+func (w *worker) otherAuth(spid uint32) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.auth.Err() == nil && w.auth.SPID() != spid
 }
 
 // script lets a post-login script, if there is one, look at the client and change the user.

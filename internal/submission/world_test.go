@@ -163,6 +163,7 @@ type visit struct {
 	xhelo   string
 	pending string
 	session string // "" is "sess"
+	auth    uint32 // process ID of the auth service that let it in; 0 is the present one
 }
 
 // log in makes a connection and hands its other end to the worker.
@@ -197,6 +198,9 @@ func (w *world) tryLogin(v visit) (*client.Client, error) {
 	if v.session == "" {
 		v.session = "sess"
 	}
+	if v.auth == 0 {
+		v.auth = uint32(os.Getpid())
+	}
 	id := w.ids.Add(1)
 	fields := v.fields
 	if os.Geteuid() == 0 && !slices.ContainsFunc(fields, func(f string) bool { return strings.HasPrefix(f, "uid=") }) {
@@ -212,7 +216,7 @@ func (w *world) tryLogin(v visit) (*client.Client, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	_, err = handoff.Send(ctx, w.socket, handoff.Request{
-		AuthPID: uint32(os.Getpid()), AuthID: id, ClientPID: 4711,
+		AuthPID: v.auth, AuthID: id, ClientPID: 4711,
 		Local:   netip.MustParseAddrPort("192.0.2.1:587"),
 		Remote:  netip.MustParseAddrPort("192.0.2.7:1234"),
 		Flags:   v.flags | handoff.Secured,

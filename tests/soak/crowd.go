@@ -39,10 +39,6 @@ const (
 
 	// The kernel resets who waits for a listener that is closed.
 	unaccepted = "reset at the start"
-
-	// The auth service said yes just before a reload, and the worker asked the one that came
-	// after it. 421 and the end follow.
-	betweenTwo = "451 to AUTH, and 421"
 )
 
 // gather starts n clients.
@@ -106,11 +102,6 @@ func (c *crowd) session(w *writer) string {
 	switch code := p.say("AUTH PLAIN " + plain(c.users[w.rnd.IntN(len(c.users))], c.pass) + "\r\n"); {
 	case gone(code):
 		return at("AUTH")
-	case code == "451":
-		if p.reply() == "421" && p.ended() == "421" {
-			return betweenTwo
-		}
-		return at("AUTH, 451")
 	case code != "235":
 		said := fmt.Sprintf("AUTH: %.40q", p.last)
 		p.say("QUIT\r\n")

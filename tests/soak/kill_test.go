@@ -71,9 +71,9 @@ func (c *crowd) kill(sv *dovetail.Server, service string) {
 	c.round()
 	switch service {
 	case "submission", "submission-login": // whose clients it had are cut off
-		c.allow("after the death of "+service, "closed", "reset", "cut", "421", betweenTwo, "AUTH: \"454 4.7.0 ")
+		c.allow("after the death of "+service, "closed", "reset", "cut", "421", "AUTH: \"451 4.7.0 ", "AUTH: \"454 4.7.0 ")
 	case "auth":
-		c.allow("after the death of "+service, "421", "AUTH: \"454 4.7.0 ", betweenTwo)
+		c.allow("after the death of "+service, "421", "AUTH: \"451 4.7.0 ", "AUTH: \"454 4.7.0 ")
 	default:
 		c.allow("after the death of " + service)
 	}

@@ -95,6 +95,9 @@ func echoChild() {
 			died = nil
 			e.mu.Lock()
 			e.dead = true
+			for i := range env.Listeners {
+				unix.Close(masterproto.FirstListenerFD + i)
+			}
 			if len(e.clients) == 0 {
 				os.Exit(0)
 			}

@@ -19,5 +19,6 @@
 //
 // Differences from Dovecot's master: a reload ends no session (see retire), Unix sockets
 // are replaced in one step so that no client finds none, several errors at the start are
-// shown together, and processes of this project have a control channel (masterproto).
+// shown together, a stop does not reset connections that wait to be accepted, and processes
+// of this project have a control channel (masterproto).
 package master

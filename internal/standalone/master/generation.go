@@ -85,11 +85,12 @@ func (g *generation) open(old *generation, in *inherited) []error {
 	for _, s := range g.services {
 		for _, k := range s.sockets {
 			if k.old = old.reusable(s, k); k.old != nil {
-				k.fd = k.old.fd
+				k.fd, k.passed = k.old.fd, k.old.passed
 				continue
 			}
 			if k.Kind == Inet && in != nil {
 				if k.fd = in.take(k.Addr); k.fd >= 0 {
+					k.passed = true
 					continue
 				}
 			}
@@ -370,6 +371,7 @@ func (g *generation) end() {
 // stop ends the generation with the master (clause P1.6.5).
 func (g *generation) stop() {
 	g.destroying = true
+	g.deafen()
 	g.closeDeadPipes()
 	for _, s := range g.services {
 		s.listenStop()
@@ -403,6 +405,7 @@ func (g *generation) stop() {
 		time.Sleep(g.m.times.quit)
 		g.m.reap()
 	}
+	g.turnAway()
 	for _, s := range g.services {
 		s.monitorStop()
 		for _, k := range s.sockets {

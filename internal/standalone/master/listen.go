@@ -25,6 +25,7 @@ type socket struct {
 	Listener
 	backlog int
 	fd      int    // -1: not open
+	passed  bool   // systemd made it
 	made    bool   // the file at Path is this socket's
 	aside   string // where the file that was at Path stands until settle or undo; "" without
 	watch   *watch

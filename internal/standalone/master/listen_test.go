@@ -1,7 +1,9 @@
 package master
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -131,6 +133,44 @@ func TestReusePort(t *testing.T) {
 	}
 	if len(pids) != 2 {
 		t.Errorf("served by %v", pids)
+	}
+}
+
+// Who waits at a listener when the master stops is not reset, but finds a clean end.
+func TestStopWithClientsWaiting(t *testing.T) {
+	cfg := config(t, Service{Name: "echo", Command: program("echo"), ProcessLimit: 1, ClientLimit: 1})
+	addr := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), freePort(t))
+	cfg.Services[2].Listeners = []Listener{{Kind: Inet, Addr: addr, Address: "127.0.0.1", Listener: masterproto.Listener{Name: "in"}}}
+	w := run(t, cfg)
+	w.in(func() { w.m.times.drop = patience }) // they wait
+	dial := func() net.Conn {
+		conn, err := net.DialTimeout("tcp", addr.String(), patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		conn.SetDeadline(time.Now().Add(patience))
+		return conn
+	}
+	busy := &client{dial(), t, nil}
+	busy.br = bufio.NewReader(busy)
+	if got := busy.say("x"); got != "x" {
+		t.Fatalf("%q", got)
+	}
+	silent, early := dial(), dial()
+	fmt.Fprintln(early, "I say something first")
+	w.stop()
+	for what, conn := range map[string]net.Conn{"a silent client": silent, "an early one": early} {
+		if b, err := io.ReadAll(conn); len(b) != 0 || err != nil {
+			t.Errorf("%s: %q, %v, want the end", what, b, err)
+		}
+	}
+	if got := busy.say("y"); got != "y" {
+		t.Errorf("the session got %q", got)
+	}
+	if conn, err := net.DialTimeout("tcp", addr.String(), patience); err == nil {
+		conn.Close()
+		t.Error("somebody listens")
 	}
 }
 
