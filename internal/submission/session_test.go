@@ -80,8 +80,8 @@ func TestRefusedLogins(t *testing.T) {
 			"Login auth request failed: Authenticated user not found from userdb"},
 		"failure": {visit{fail: "FAIL", fields: []string{"reason=not now"}}, []string{"451 4.7.0 not now", "421 4.3.2 machine Shutting down due to fatal error"},
 			"Login auth request failed"},
-		"login before a reload": {visit{fail: "NOTFOUND", auth: 1}, []string{"421 4.3.2 machine Shutting down"},
-			"Login auth request failed: Authenticated user not found from userdb"},
+		"login before a reload": {visit{auth: 1}, []string{"421 4.3.2 machine Shutting down"},
+			fmt.Sprintf("Login auth request failed: Auth server restarted (pid 1 -> %d), aborting auth", os.Getpid())},
 		"no relay": {visit{fields: []string{"submission_relay_host="}}, []string{"451 4.3.5 " + internalError, "421 4.3.2 host.test Shutting down due to fatal error"},
 			"Error: No relay host configured for submission proxy (submission_relay_host is unset)"},
 		"anonymous": {visit{fields: []string{"anonymous"}}, []string{"534 5.7.9 Anonymous login is not allowed for submission"}, ""},
@@ -98,7 +98,7 @@ func TestRefusedLogins(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := w.tryLogin(tt.v)
-			if (tt.v.fail != "") != (err != nil) {
+			if (tt.v.fail != "" || tt.v.auth != 0) != (err != nil) {
 				t.Errorf("the login process hears %v", err)
 			}
 			c.Expect(tt.want...)

@@ -242,7 +242,7 @@ func (w *worker) claim(ctx context.Context, login *handoff.Login) (*user, error)
 	w.log.Error("auth-master: login: request [%d]: Login auth request failed: %v (auth connected %d msecs ago, request took %d msecs, client-pid=%d client-id=%d)",
 		login.AuthID, err, time.Since(connected).Milliseconds(), time.Since(began).Milliseconds(), login.ClientPID, login.AuthID)
 	// First the client: as soon as the login process knows, it closes the connection.
-	if w.otherAuth(login.AuthPID) {
+	if errors.As(err, new(authRestarted)) {
 		w.say421(login.Client)
 	} else {
 		w.refuse(login.Client, "451 4.7.0 "+reason, "")
@@ -280,6 +280,10 @@ func (w *worker) request(ctx context.Context, login *handoff.Login, pid int) (an
 	began := time.Now()
 	w.told.tell(stats.MasterLoginStarted, began, login, nil, nil)
 	defer func() { w.told.tell(stats.MasterLoginFinished, began, login, &answer, err) }()
+	if now := auth.SPID(); now != login.AuthPID {
+		// To ask would take the answers of others away: the service closes the connection.
+		return authmaster.User{}, authRestarted{login.AuthPID, now}
+	}
 	r := authmaster.Request{ClientPID: login.ClientPID, AuthID: login.AuthID, SessionPID: uint32(pid), WantToken: true}
 	copy(r.Cookie[:], login.Cookie[:])
 	answer, err = auth.Request(ctx, r)
@@ -287,6 +291,14 @@ func (w *worker) request(ctx context.Context, login *handoff.Login, pid int) (an
 		err = fmt.Errorf("Authenticated user not found from userdb, auth lookup id=%d", login.AuthID) //lint:ignore ST1005 Dovecot's words
 	}
 	return answer, err
+}
+
+// authRestarted says that the auth service that let a client in has gone, and all that it
+// knew (clause P5.14).
+type authRestarted struct{ before, now uint32 } // process IDs
+
+func (e authRestarted) Error() string {
+	return fmt.Sprintf("Auth server restarted (pid %d -> %d), aborting auth", e.before, e.now)
 }
 
 // authConn returns the connection to the auth service. If that has been started anew, a
@@ -299,6 +311,10 @@ func (w *worker) authConn(ctx context.Context, spid uint32) (*authmaster.Conn, e
 		return w.auth, nil
 	}
 	fresh, err := w.dialAuth(ctx)
+	if err == nil && w.auth.Err() == nil && w.auth.SPID() == fresh.SPID() {
+		fresh.Close() // the login is of a service before this one; others wait for answers
+		return w.auth, nil
+	}
 	if err == nil {
 		w.auth.Close()
 		w.auth, w.authFrom = fresh, time.Now()
@@ -309,14 +325,6 @@ func (w *worker) authConn(ctx context.Context, spid uint32) (*authmaster.Conn, e
 		return nil, fmt.Errorf("%w; and anew: %v", lost, err)
 	}
 	return w.auth, nil
-}
-
-// otherAuth says whether the auth service in service is not the process that let the client
-// in: that one has gone, and its logins with it.
-func (w *worker) otherAuth(spid uint32) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.auth.Err() == nil && w.auth.SPID() != spid
 }
 
 // script lets a post-login script, if there is one, look at the client and change the user.
