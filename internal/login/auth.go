@@ -118,7 +118,7 @@ func (se *session) authRequest(mechanism string) *authclient.Request {
 // authenticate runs one attempt. pending is what the worker sees before what the client
 // sent behind cmd; if there is any, the login is implicit. errHandedOver: a worker has the
 // client.
-func (se *session) authenticate(cmd *server.Command, req *authclient.Request, pending string) error {
+func (se *session) authenticate(cmd *server.Command, req *authclient.Request, pending string) (err error) {
 	a := &se.auth
 	if a.count++; a.count == 1 {
 		a.first = time.Now()
@@ -146,7 +146,11 @@ func (se *session) authenticate(cmd *server.Command, req *authclient.Request, pe
 		return nil
 	}
 	se.setPhase(authenticating)
-	defer se.setPhase(commands)
+	defer func() {
+		if err != errHandedOver {
+			se.setPhase(commands)
+		}
+	}()
 	ex, err := se.s.auth.Begin(req)
 	switch {
 	case errors.Is(err, authclient.ErrBase64):
@@ -290,7 +294,7 @@ func (se *session) refused(cmd *server.Command, r refusal) {
 // refusedHere is refused for what the auth service never got to see: only auth_verbose
 // tells of that in Dovecot's words (clause S10.6).
 func (se *session) refusedHere(cmd *server.Command, r refusal) {
-	if se.view.set.AuthVerbose {
+	if se.view.set.AuthVerbose && se.auth.count <= maxAttempts {
 		se.log.line("Authenticate " + sanitise(se.auth.mechanism) + " failed: " + r.why)
 	}
 	se.refused(cmd, r)

@@ -18,7 +18,7 @@ const (
 	login          // always refused before the login
 )
 
-// commands is the whole grammar (clause S2.1). A verb without a row gets 500; what it needs
+// grammar is the whole grammar (clause S2.1). A verb without a row gets 500; what it needs
 // is checked before its handler is called. A handler answers, and returns an error if the
 // session is over.
 var grammar = map[string]struct {

@@ -137,7 +137,7 @@ func (a *authEvents) begin(c *stats.Client) {
 	a.scope.Begin(c, nil, stats.AuthClient, nil)
 }
 
-// A login is what is told of one.
+// A loginEvent is what is told of one login.
 type loginEvent struct {
 	se    *session
 	req   *authclient.Request

@@ -16,7 +16,10 @@ import (
 // A sessionLog writes the lines about one client (clauses S10.1 to S10.3).
 type sessionLog struct{ se *session }
 
-const maxLogged = 80 // octets of a name that comes from the client
+const (
+	maxLogged   = 80 // octets of a name that comes from the client
+	maxAttempts = 50 // failed logins of a session that have a line each
+)
 
 // sanitise makes text of a client harmless and short. Names stand in angle brackets, and
 // who reads the lines by pattern, as fail2ban does, ends a name at the first one.
@@ -221,8 +224,17 @@ func numberText(n int) string {
 func (l sessionLog) loggedIn() { l.line("Login") }
 
 // attempt tells of a failed login at once; Dovecot tells only at the end of the session.
+// Attempts that the auth service does not get to see cost a client nothing: only the first
+// ones are told, and all are counted in the summary.
 func (l sessionLog) attempt(why string) {
-	l.line(fmt.Sprintf("Login attempt %d failed: %s", l.se.auth.count, sanitise(strings.TrimSuffix(why, "."))))
+	n, more := l.se.auth.count, ""
+	if n > maxAttempts {
+		return
+	}
+	if n == maxAttempts {
+		more = "; no more are logged one by one"
+	}
+	l.line(fmt.Sprintf("Login attempt %d failed: %s%s", n, sanitise(strings.TrimSuffix(why, ".")), more))
 }
 
 // disconnected is the summary of a session that never logged in.

@@ -73,6 +73,9 @@ func (p *proxied) start(se *session, b *proxy.Backend, early []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stream = stream
+	if p.ended != "" { // just now, by an admin
+		stream.Leave()
+	}
 }
 
 // runProxy makes the stream that passes octets until one side ends, and logs that.
@@ -165,17 +168,16 @@ func (p *proxied) end(why string, how func(*splice.Stream)) {
 	how(p.stream)
 }
 
-// passing says whether octets are passed already.
-func (p *proxied) passing() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.stream != nil
-}
-
 // kick ends a session for an admin.
 func (p *proxied) kick(se *session) {
-	if p.passing() {
-		p.end(killedByHand, (*splice.Stream).Leave)
+	p.mu.Lock()
+	if p.ended == "" {
+		p.ended = killedByHand
+	}
+	stream := p.stream
+	p.mu.Unlock()
+	if stream != nil {
+		stream.Leave()
 		return
 	}
 	se.endBare(killedByHand)

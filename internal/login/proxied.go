@@ -130,7 +130,12 @@ func (se *session) dialBackend(p *proxied) (b *proxy.Backend, err error) {
 		select {
 		case <-time.After(reconnectWait):
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+		}
+		if se.ctx.Err() != nil {
+			return nil, context.Cause(se.ctx)
+		}
+		if ctx.Err() != nil {
+			return nil, err // of the last attempt: the time is over
 		}
 		p.reconnects++
 	}
@@ -305,6 +310,7 @@ func (se *session) proxyStart(cmd *server.Command, p *proxied, b *proxy.Backend,
 	}
 	if err := se.c.Flush(); err != nil {
 		se.s.unregister(p)
+		se.events.proxyFailed(p, "Disconnected by client")
 		p.host.Answered()
 		b.End.Sock.Close()
 		p.rawlog.Close()

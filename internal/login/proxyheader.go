@@ -35,7 +35,11 @@ func (se *session) readProxyHeader() bool {
 	if h.Source.IsValid() {
 		se.remote, se.local = h.Source, h.Destination
 		se.realRemote, se.realLocal = h.Source, h.Destination
-		se.view = se.s.view(addresses{se.local.Addr(), se.remote.Addr()})
+		v, err := se.s.view(addresses{se.local.Addr(), se.remote.Addr()})
+		if err != nil {
+			return false
+		}
+		se.view = v
 	}
 	if h.TLS {
 		se.proxiedTLS = true

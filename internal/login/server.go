@@ -238,10 +238,11 @@ func (s *process) request() config.Request {
 	}
 }
 
-// view returns the settings for a client.
-func (s *process) view(ips addresses) *view {
+// view returns the settings for a client. After an error nobody can be served from there:
+// the general ones may allow what those would not.
+func (s *process) view(ips addresses) (*view, error) {
 	if !s.local && !s.remote {
-		return s.base
+		return s.base, nil
 	}
 	if !s.remote {
 		ips.remote = netip.Addr{}
@@ -250,14 +251,12 @@ func (s *process) view(ips addresses) *view {
 	v := s.views[ips]
 	s.mu.Unlock()
 	if v != nil {
-		return v
+		return v, nil
 	}
 	v, err := s.ask(ips, "")
 	if err != nil {
-		// The config service is gone, as after a reload, or the settings for these
-		// addresses are broken.
-		s.log.Error("settings for lip=%s rip=%s: %v; the general ones are used", ips.local, ips.remote, err)
-		return s.base
+		s.log.Error("settings for lip=%s rip=%s: %v", ips.local, ips.remote, err)
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -265,7 +264,7 @@ func (s *process) view(ips addresses) *view {
 		clear(s.views)
 	}
 	s.views[ips] = v
-	return v
+	return v, nil
 }
 
 // ask asks the config service for the settings of a client by its addresses and the server
@@ -275,6 +274,7 @@ func (s *process) ask(ips addresses, name string) (*view, error) {
 	r.LocalIP, r.RemoteIP, r.LocalName = ips.local, ips.remote, name
 	a, err := s.config.Request(r)
 	if err != nil {
+		s.proc.Retire() // the connection is closed; a new process has a new one
 		return nil, err
 	}
 	if !a.UsedLocal && !a.UsedRemote {
@@ -324,8 +324,8 @@ func (s *process) tlsConfig(se *session) *tls.Config {
 		}
 		v, err := s.named(se.ctx, addresses{se.local.Addr(), se.remote.Addr()}, se.localName)
 		if err != nil {
-			s.log.Error("settings for local_name %s: %v; the general ones are used", se.localName, err)
-			return nil, nil
+			s.log.Error("settings for local_name %s: %v", se.localName, err)
+			return nil, errNoSettings
 		}
 		if v.tls == nil {
 			return nil, errNoTLS

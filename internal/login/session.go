@@ -40,12 +40,13 @@ const (
 
 // A session is one client. Its goroutine owns all fields without a comment.
 type session struct {
-	s      *process
-	client *service.Client
-	view   *view
-	log    sessionLog
-	c      *server.Conn
-	sock   *splice.Socket // the client's socket; under TLS c.Conn() is another one
+	s       *process
+	client  *service.Client
+	view    *view
+	viewErr error // there are no settings for this client; view is for the refusal
+	log     sessionLog
+	c       *server.Conn
+	sock    *splice.Socket // the client's socket; under TLS c.Conn() is another one
 
 	began    time.Time
 	listener masterproto.Listener
@@ -135,7 +136,9 @@ func (s *process) newSession(ctx context.Context, cl *service.Client) *session {
 	se.ctx, se.cancel = context.WithCancelCause(ctx) // ended by dialogue
 	se.realLocal, se.realRemote = addrPort(cl.Conn.LocalAddr()), addrPort(cl.Conn.RemoteAddr())
 	se.local, se.remote = se.realLocal, se.realRemote
-	se.view = s.view(addresses{se.local.Addr(), se.remote.Addr()})
+	if se.view, se.viewErr = s.view(addresses{se.local.Addr(), se.remote.Addr()}); se.viewErr != nil {
+		se.view = s.base // for the refusal
+	}
 	se.hostname = se.view.hostname
 	se.log = sessionLog{se}
 	return se
@@ -143,7 +146,12 @@ func (s *process) newSession(ctx context.Context, cl *service.Client) *session {
 
 // dialogue talks with the client until it is handed over (true) or gone.
 func (se *session) dialogue(ctx context.Context) bool {
-	defer se.forget()
+	panics := true
+	defer func() {
+		if !panics { // else OnPanic's function needs what this would take away
+			se.forget()
+		}
+	}()
 	o := server.Options{
 		Hostname:      se.hostname,
 		MaxParams:     maxParams,
@@ -164,15 +172,20 @@ func (se *session) dialogue(ctx context.Context) bool {
 	timer := time.AfterFunc(loginTimeout-time.Since(se.began), se.timeout)
 	stop := context.AfterFunc(ctx, se.shutdown)
 	se.client.Droppable(se.queueFull)
-	se.client.OnPanic(func() {
-		se.end("Internal error", se.reply421("4.3.0", "Internal error occurred. Refer to server log for more information."))
-	})
+	se.client.OnPanic(se.internalError)
 	defer func() {
+		if panics {
+			se.internalError()
+			se.log.disconnected()
+			se.c.Close()
+		}
 		timer.Stop()
 		stop()
 		se.client.Droppable(nil)
 	}()
-	if se.login() {
+	loggedIn := se.login()
+	panics = false
+	if loggedIn {
 		se.client.OnPanic(nil) // it is not for us any more to tell the client something
 		se.c.Drop()
 		se.events.over(se.c.Stats())
@@ -233,6 +246,10 @@ func (se *session) login() bool {
 // admit asks the access sockets and reads the PROXY header. What fails here ends without
 // an answer and without a line about the disconnect.
 func (se *session) admit() bool {
+	if se.viewErr != nil {
+		se.internalError()
+		return false
+	}
 	for _, path := range se.view.access {
 		ok, err := handoff.AskAccess(se.ctx, path, "submission", se.sock.Raw)
 		if err != nil {
@@ -395,6 +412,10 @@ func (se *session) timeout() {
 	se.end(timeoutText[p], se.reply421("4.4.2", timeoutText[p]))
 }
 
+func (se *session) internalError() {
+	se.end("Internal error", se.reply421("4.3.0", "Internal error occurred. Refer to server log for more information."))
+}
+
 func (se *session) shutdown() {
 	se.end("Shutting down", se.reply421("4.3.2", "Shutting down"))
 }
@@ -403,10 +424,19 @@ func (se *session) queueFull() {
 	se.end("Connection queue full", se.reply421("4.0.0", "Connection queue full"))
 }
 
+// setPhase says how far the client is. One whose login is being finished is not dropped for
+// others (clause P1.7.4).
 func (se *session) setPhase(p phase) {
 	se.mu.Lock()
-	defer se.mu.Unlock()
+	was := se.phase
 	se.phase = p
+	se.mu.Unlock()
+	switch {
+	case p == finishing:
+		se.client.Droppable(nil)
+	case was == finishing:
+		se.client.Droppable(se.queueFull)
+	}
 }
 
 // lost notes why nothing more can be read.

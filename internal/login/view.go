@@ -124,4 +124,7 @@ func contains(nets []netip.Prefix, ip netip.Addr) bool {
 	return false
 }
 
-var errNoTLS = errors.New("TLS is not configured (ssl = no)")
+var (
+	errNoTLS      = errors.New("TLS is not configured (ssl = no)")
+	errNoSettings = errors.New("no settings for the server name")
+)

@@ -19,6 +19,8 @@ var writeTimeout = 10 * time.Minute / pace.Haste
 const (
 	halfClosed = 10 * time.Minute / pace.Haste // for a server to end after its client has
 
+	lastWords = time.Second // for a client to read what its server said last, and to leave
+
 	blockedAfter = 100 * time.Millisecond // of a write
 )
 
@@ -37,6 +39,9 @@ func (e End) isPlain() bool { return e.Conn == net.Conn(e.Sock) }
 func (e End) closeWrite() {
 	if c, ok := e.Conn.(interface{ CloseWrite() error }); ok {
 		c.CloseWrite()
+	}
+	if !e.isPlain() { // TLS has an end of its own
+		e.Sock.CloseWrite()
 	}
 }
 
@@ -130,6 +135,12 @@ func (s *Stream) Run() Result {
 	var stay time.Duration
 	if s.Ended != nil {
 		stay = s.Ended(s.how())
+	}
+	if last := s.how(); stay == 0 && last.ByServer && last.Err == nil {
+		// A client that is still sending would be reset, perhaps before it has read what
+		// the server said last.
+		s.Client.closeWrite()
+		stay = lastWords
 	}
 	if stay > 0 {
 		s.deaf.Store(true)

@@ -201,6 +201,28 @@ func TestEndedFromOutside(t *testing.T) {
 	}
 }
 
+// A client that is still sending when the server says its last word is not reset before it
+// has read that.
+func TestLastWords(t *testing.T) {
+	client, server, done := run(t, &Stream{})
+	io.WriteString(server, "421 bye\r\n")
+	server.CloseWrite()
+	for range 50 {
+		if _, err := client.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	got, err := io.ReadAll(client)
+	if string(got) != "421 bye\r\n" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	client.CloseWrite()
+	if r := <-done; !r.ByServer || r.Err != nil {
+		t.Errorf("%+v", r)
+	}
+}
+
 // What a client does not take is known.
 func TestUnsent(t *testing.T) {
 	s := &Stream{}

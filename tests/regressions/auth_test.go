@@ -15,7 +15,7 @@ import (
 func TestControlOctetsInsideBase64(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, nil, authserver.Options{})
-	c := f.open(t)
+	c := f.Open(t)
 	good := base64.StdEncoding.EncodeToString([]byte("\x00alice\x00x"))
 	attempts := 0
 	for _, evil := range []string{"\tuser=bob", "\x01t", "\x01", "\x00", "\x7f", " user=bob", "\r", "\x0b", "\xc3\xa9", "=user"} {
@@ -38,8 +38,8 @@ func TestControlOctetsInsideBase64(t *testing.T) {
 	}
 	c.Do("AUTH PLAIN "+good, "535") // and an honest one arrives
 	attempts++
-	f.auth.Wait("AUTH", attempts)
-	for _, r := range append(f.auth.Requests("AUTH"), f.auth.Requests("CONT")...) {
+	f.Auth.Wait("AUTH", attempts)
+	for _, r := range append(f.Auth.Requests("AUTH"), f.Auth.Requests("CONT")...) {
 		for _, a := range r.Args {
 			if strings.HasPrefix(a, "user=") || a == "user" {
 				t.Errorf("%s %q", r.Verb, r.Args)
@@ -58,12 +58,12 @@ func TestBadBase64OfAnotherClient(t *testing.T) {
 	f := newFront(t, nil, authserver.Options{})
 	var waiting []*client.Client
 	for range 5 {
-		c := f.open(t)
+		c := f.Open(t)
 		c.Do("AUTH LOGIN", "334")
 		waiting = append(waiting, c)
 	}
 	for _, line := range []string{"!!!", "====", "AAA", "A\tA", strings.Repeat("A", 9000)} {
-		bad := f.open(t)
+		bad := f.Open(t)
 		bad.Send("AUTH PLAIN " + line)
 		bad.Reply()
 		bad.Do("AUTH LOGIN", "334")
@@ -75,7 +75,7 @@ func TestBadBase64OfAnotherClient(t *testing.T) {
 		c.Do(base64.StdEncoding.EncodeToString([]byte("alice")), "334")
 		c.Do(base64.StdEncoding.EncodeToString([]byte("wrong")), "535 5.7.8")
 	}
-	if n := len(f.auth.Requests("VERSION")); n != 1 {
+	if n := len(f.Auth.Requests("VERSION")); n != 1 {
 		t.Errorf("the auth service was connected %d times", n)
 	}
 }
@@ -101,12 +101,12 @@ func TestForwardFields(t *testing.T) {
 		{"an open escape", "a=b\x01", []string{"a=b"}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			c := f.open(t)
-			had := len(f.auth.Requests("AUTH"))
+			c := f.Open(t)
+			had := len(f.Auth.Requests("AUTH"))
 			encoded := strings.ReplaceAll(strings.ReplaceAll(base64.StdEncoding.EncodeToString([]byte(x.forward)), "+", "+2B"), "=", "+3D")
 			c.Do("XCLIENT FORWARD="+encoded, "220")
 			c.Do("AUTH PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00alice\x00wrong")), "535")
-			r := f.auth.Wait("AUTH", had+1)[had]
+			r := f.Auth.Wait("AUTH", had+1)[had]
 			got, has := r.Get("forward_fields")
 			t.Logf("forward_fields: %q %v", got, has)
 			var fields []string

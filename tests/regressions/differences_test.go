@@ -225,10 +225,10 @@ func TestLongRepliesOfTheRelay(t *testing.T) {
 func TestAuthServiceAway(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, nil, authserver.Options{})
-	f.open(t).Do("QUIT", "221")
-	f.auth.Stop()
-	f.svc.AwaitLog("auth-client: ") // the process knows
-	dial := func() *client.Client { return client.Dial(t, f.addr, client.Options{Timeout: dovetail.Patience}) }
+	f.Open(t).Do("QUIT", "221")
+	f.Auth.Stop()
+	f.Service.AwaitLog("auth-client: ") // the process knows
+	dial := func() *client.Client { return client.Dial(t, f.Addr, client.Options{Timeout: dovetail.Patience}) }
 	began := time.Now()
 	c := dial()
 	c.Expect("421 4.3.2 front.test Auth process broken")
@@ -236,10 +236,10 @@ func TestAuthServiceAway(t *testing.T) {
 	if took := time.Since(began); took < 9*time.Second || took > 40*time.Second {
 		t.Errorf("after %v", took)
 	}
-	f.svc.AwaitLog("Warning: Auth process not responding, delayed sending initial response (greeting)")
+	f.Service.AwaitLog("Warning: Auth process not responding, delayed sending initial response (greeting)")
 	waits := dial()
-	f.auth.Restart()
-	if err := os.Chmod(f.auth.Login, 0o777); err != nil {
+	f.Auth.Restart()
+	if err := os.Chmod(f.Auth.Login, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	waits.ExpectCode("220")
@@ -255,14 +255,14 @@ func TestAuthIsCancelled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFront(t, nil, o)
 			for n, leave := range []func(*client.Client){(*client.Client).Close, (*client.Client).Reset} {
-				c := f.open(t)
+				c := f.Open(t)
 				c.Send("AUTH LOGIN")
 				if o.OnAuth == nil {
 					c.ExpectCode("334")
 				}
-				f.auth.Wait("AUTH", n+1)
+				f.Auth.Wait("AUTH", n+1)
 				leave(c)
-				f.auth.Wait("CANCEL", n+1)
+				f.Auth.Wait("CANCEL", n+1)
 			}
 		})
 	}
@@ -280,12 +280,12 @@ func TestForwardTwice(t *testing.T) {
 		{"XCLIENT " + attr("first=1") + " " + attr("second=2")},
 		{"XCLIENT " + attr("second=2"), "XCLIENT ADDR=192.0.2.1"},
 	} {
-		c := f.open(t)
+		c := f.Open(t)
 		for _, line := range says {
 			c.Do(line, "220")
 		}
 		c.Do("AUTH PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00alice\x00wrong")), "535")
-		if got, _ := f.auth.Wait("AUTH", n+1)[n].Get("forward_fields"); got != "second=2" {
+		if got, _ := f.Auth.Wait("AUTH", n+1)[n].Get("forward_fields"); got != "second=2" {
 			t.Errorf("%q: %q", says, got)
 		}
 	}

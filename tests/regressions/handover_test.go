@@ -2,6 +2,7 @@ package regressions
 
 import (
 	"encoding/base64"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,18 +14,21 @@ import (
 	"dovetail/internal/dovecot/handoff"
 	"dovetail/internal/testkit/authserver"
 	"dovetail/internal/testkit/dovetail"
+	"dovetail/internal/testkit/front"
 )
 
 // workers listens at the socket of the workers.
-func (f *front) workers(t *testing.T) *net.UnixListener {
+func workers(t *testing.T, f *front.Front) *net.UnixListener {
 	t.Helper()
-	path := filepath.Join(f.dir, "submission")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	path := filepath.Join(f.Dir, "submission")
+	aside := path + "~" // who finds it may use it
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: aside, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.SetUnlinkOnClose(false)
 	t.Cleanup(func() { l.Close() })
-	if err := os.Chmod(path, 0o777); err != nil {
+	if err := errors.Join(os.Chmod(aside, 0o777), os.Rename(aside, path)); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -36,8 +40,8 @@ func TestHandOverDuringAReload(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, nil, authserver.Options{Users: map[string]authserver.User{"alice": {Password: "pw", Userdb: []string{}}}})
 	auth := "AUTH PLAIN " + base64.StdEncoding.EncodeToString([]byte("\x00alice\x00pw"))
-	old := f.workers(t)
-	waits := f.open(t)
+	old := workers(t, f)
+	waits := f.Open(t)
 	waits.Send(auth)
 	raw, err := old.SyscallConn()
 	if err != nil {
@@ -51,10 +55,13 @@ func TestHandOverDuringAReload(t *testing.T) {
 		t.Fatalf("nobody waits at the socket: %v", err)
 	}
 	old.Close()
-	comes := f.open(t)
+	if err := os.Remove(filepath.Join(f.Dir, "submission")); err != nil {
+		t.Fatal(err)
+	}
+	comes := f.Open(t)
 	comes.Send(auth)
-	f.auth.Wait("AUTH", 2)
-	fresh := f.workers(t)
+	f.Auth.Wait("AUTH", 2)
+	fresh := workers(t, f)
 	if err := fresh.SetDeadline(time.Now().Add(dovetail.Patience)); err != nil {
 		t.Fatal(err)
 	}

@@ -353,13 +353,13 @@ func TestMalformedTrustedNetworks(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, map[string]string{"login_trusted_networks": "127.0.0.1/99 nonsense 127.0.0.0/8 ::/-1 1.2.3.4/x"}, authOptions)
 	for range 3 {
-		c := f.open(t)
+		c := f.Open(t)
 		c.Do("EHLO x", "250")
 		c.Do("XCLIENT ADDR=192.0.2.7", "220") // the good entry counts
 		c.Do("QUIT", "221")
 	}
-	f.svc.AwaitLog("login_trusted_networks: ")
-	f.svc.AwaitLog("the entry is ignored")
+	f.Service.AwaitLog("login_trusted_networks: ")
+	f.Service.AwaitLog("the entry is ignored")
 }
 
 // A reply of the relay comes while the client's next commands are on their way, in every

@@ -100,12 +100,12 @@ func loginLog(inst *system.Running) (lines []string) {
 func TestAccessSockets(t *testing.T) {
 	t.Parallel()
 	f := newFront(t, map[string]string{"login_access_sockets": "access"}, authserver.Options{})
-	l, err := net.Listen("unix", filepath.Join(f.dir, "access"))
+	l, err := net.Listen("unix", filepath.Join(f.Dir, "access"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	if err := os.Chmod(filepath.Join(f.dir, "access"), 0o777); err != nil {
+	if err := os.Chmod(filepath.Join(f.Dir, "access"), 0o777); err != nil {
 		t.Fatal(err)
 	}
 	answers := make(chan string, 1)
@@ -123,14 +123,14 @@ func TestAccessSockets(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	dial := func() *client.Client { return client.Dial(t, f.addr, client.Options{Timeout: dovetail.Patience}) }
+	dial := func() *client.Client { return client.Dial(t, f.Addr, client.Options{Timeout: dovetail.Patience}) }
 	for _, no := range []string{"0\n", ""} {
 		answers <- no
 		c := dial()
 		if got := c.ExpectGone(); got != "" {
 			t.Errorf("who is refused by %q gets %q", no, got)
 		}
-		f.svc.AwaitLog("Info: access(access): Client refused (rip=127.0.0.1)")
+		f.Service.AwaitLog("Info: access(access): Client refused (rip=127.0.0.1)")
 	}
 	answers <- "1\n"
 	c := dial()

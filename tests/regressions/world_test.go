@@ -6,15 +6,12 @@ package regressions
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 
-	"dovetail/internal/dovecot/masterproto"
 	"dovetail/internal/testkit/authserver"
 	"dovetail/internal/testkit/client"
-	"dovetail/internal/testkit/config"
 	"dovetail/internal/testkit/dovetail"
-	"dovetail/internal/testkit/fakemaster"
+	"dovetail/internal/testkit/front"
 	"dovetail/internal/testkit/relay"
 	"dovetail/internal/testkit/system"
 )
@@ -52,53 +49,8 @@ func message(c *client.Client) {
 	c.ExpectCode("250")
 }
 
-// A front is a login process alone, with an auth service that keeps what it hears.
-type front struct {
-	addr string
-	dir  string // of its sockets
-	auth *authserver.Server
-	svc  *fakemaster.Service
-}
-
-const nobody = 65534
-
-func newFront(t *testing.T, conf map[string]string, o authserver.Options) *front {
+// newFront starts a login process alone, with an auth service that keeps what it hears.
+func newFront(t *testing.T, conf map[string]string, o authserver.Options) *front.Front {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "dt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Mkdir(filepath.Join(dir, "login"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	values := map[string]string{"hostname": "front.test", "ssl": "no", "mail_max_userip_connections": "0", "disable_plaintext_auth": "no"}
-	for k, v := range conf {
-		values[k] = v
-	}
-	config.Start(t, filepath.Join(dir, "config"), values)
-	f := &front{dir: filepath.Join(dir, "login"), auth: authserver.Start(t, filepath.Join(dir, "login"), o)}
-	if err := os.Chmod(f.auth.Login, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	f.svc = fakemaster.New(t, system.Binary(t, "submission-login"))
-	f.svc.Dir, f.svc.Login = dir, true
-	f.svc.Env.ServiceName, f.svc.Env.ClientLimit = "submission-login", 100
-	f.svc.Env.ConfigFile = filepath.Join(dir, "config")
-	if os.Geteuid() == 0 {
-		f.svc.Env.Restrict.UID, f.svc.Env.Restrict.GID = nobody, nobody
-	}
-	f.addr = f.svc.TCP(masterproto.Listener{Name: "submission"})
-	f.svc.Start()
-	return f
-}
-
-func (f *front) open(t *testing.T) *client.Client {
-	t.Helper()
-	c := client.Dial(t, f.addr, client.Options{Timeout: dovetail.Patience})
-	c.ExpectCode("220")
-	return c
+	return front.Start(t, system.Binary(t, "submission-login"), conf, o)
 }

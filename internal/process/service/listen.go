@@ -250,7 +250,7 @@ func (p *Process) acceptFailureLocked(err error) {
 // pause waits after a shortage. False: the process stops.
 func (p *Process) pause() bool {
 	p.mu.Lock()
-	wait := min(maxPause, firstPause<<min(p.acceptFailure.count-1, 10))
+	wait := min(maxPause, firstPause<<min(max(p.acceptFailure.count-1, 0), 10))
 	p.mu.Unlock()
 	select {
 	case <-time.After(wait):

@@ -87,7 +87,11 @@ var ErrPanic = errors.New("a bug ended this session")
 
 // Main runs p and never returns. The exit status is 0, or 89 after a logged Fatal line.
 func Main(p Program) {
-	os.Exit(run(p, os.Args[1:], os.Environ()))
+	var args []string
+	for _, a := range os.Args[1:] {
+		args = append(args, strings.Clone(a)) // SetTitle writes over the originals
+	}
+	os.Exit(run(p, args, os.Environ()))
 }
 
 func run(prog Program, args, environ []string) int {

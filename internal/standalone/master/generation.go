@@ -211,10 +211,12 @@ func (g *generation) makeLogPipes() error {
 	return nil
 }
 
-// start begins to serve: sockets must be open. anvil, which has lived on, comes first.
+// start begins to serve: sockets must be open, and log pipes may be. anvil, which has lived on, comes first.
 func (g *generation) start() error {
-	if err := g.makeLogPipes(); err != nil {
-		return err
+	if !g.masterLog.open() {
+		if err := g.makeLogPipes(); err != nil {
+			return err
+		}
 	}
 	g.m.anvil.start(g)
 	for _, s := range g.services {

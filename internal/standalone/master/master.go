@@ -373,6 +373,11 @@ func (m *Master) reloadTo(cfg *Config) error {
 	if errs := next.open(m.gen, nil); len(errs) > 0 {
 		return errors.Join(errs...)
 	}
+	if err := next.makeLogPipes(); err != nil {
+		next.closeLog()
+		next.undo()
+		return err
+	}
 	old := m.gen
 	next.settle()
 	old.dropFiles(next)

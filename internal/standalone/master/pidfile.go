@@ -93,6 +93,11 @@ func lockPIDFile(baseDir string) (*pidFile, error) {
 		return nil, fmt.Errorf("flock(%s) failed: %w", p.path, err)
 	}
 	st, err := p.file.Stat()
+	if there, err2 := os.Stat(p.path); err != nil || err2 != nil || !os.SameFile(st, there) {
+		p.file.Close()
+		//lint:ignore ST1005 it begins with a name
+		return nil, fmt.Errorf("Dovetail is already starting, or was a moment ago (%s has gone)", p.path)
+	}
 	p.stale = err == nil && st.Size() > 0
 	return p, nil
 }
