@@ -17,13 +17,12 @@ const (
 type pathKind uint8
 
 const (
-	nullPath        pathKind    = 1 << iota // <>
-	bareLocal                               // a local part without a domain
-	noBrackets                              // a mailbox instead of a path
-	reversePath     = nullPath              // of MAIL
-	forwardPath     = bareLocal             // of RCPT
-	onlyAMailbox    = bareLocal | noBrackets
-	withoutBrackets = noBrackets
+	nullPath     pathKind    = 1 << iota // <>
+	bareLocal                            // a local part without a domain
+	noBrackets                           // a mailbox instead of a path
+	reversePath  = nullPath              // of MAIL
+	forwardPath  = bareLocal             // of RCPT
+	onlyAMailbox = bareLocal | noBrackets
 )
 
 const (

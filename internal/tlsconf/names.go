@@ -117,13 +117,6 @@ func (n *Names[V]) putLocked(name string, a *answer[V]) {
 	n.young[name] = a
 }
 
-// Forget drops everything, as a change of the configuration calls for.
-func (n *Names[V]) Forget() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.old, n.young = nil, map[string]*answer[V]{}
-}
-
 // ByName returns a copy of base that takes each connection's configuration from choose.
 // choose sees the name in hello.ServerName and the connection that was given to tls.Server
 // in hello.Conn; nil means base, an error ends the handshake with an alert. Session

@@ -39,8 +39,8 @@ func (unseen) Unwrap() error { return ErrBusy }
 // what the system said to connect and send.
 //
 // Nobody may read from or write to the client while Send runs, and, but after ErrUnseen,
-// nobody may after it but to close: the worker uses the same socket from the moment it is
-// sent.
+// nobody may after it but to say that all is over, and to close: the worker uses the same
+// socket from the moment it is sent.
 func Send(ctx context.Context, path string, r Request, client Descriptor) (Reply, error) {
 	reply, err := send(ctx, path, r, client)
 	if err != nil {

@@ -53,7 +53,7 @@ type Process struct {
 	notify  int           // descriptor of the full flag, -1 without
 	ended   chan struct{} // closed when the process is to exit
 
-	mu      sync.Mutex // held for bookkeeping and one write or accept that does not block
+	mu      sync.Mutex // held for bookkeeping, an accept, a status record, a log line
 	changed sync.Cond  // on mu: slots, full, stopping
 
 	limit           uint32          // guarded by mu; clients at the same time

@@ -171,7 +171,7 @@ func (c *Config) configSocket() string {
 	return ""
 }
 
-// ids returns who a process of the service is to become.
+// restrict returns who a process of the service is to become.
 func (s *Service) restrict(unprivileged bool) privs.Restrict {
 	if unprivileged {
 		return privs.Restrict{UID: privs.Unset, GID: privs.Unset, PrivGID: privs.Unset}
