@@ -121,7 +121,7 @@ func (m *message) add(content []byte) bool {
 		return true
 	}
 	switch {
-	case m.binary:
+	case m.binary && m.chunks:
 		*m.buf = append(*m.buf, content...)
 	case m.chunks:
 		*m.buf = m.norm.Append(*m.buf, content)

@@ -73,26 +73,25 @@ func (se *session) learn(conn *client.Conn) {
 	}
 }
 
-// introduce says XCLIENT before the first MAIL of a connection (clause S4.3). It is false
-// if the MAIL cmd was answered instead, or the session ended.
-func (se *session) introduce(reply func(smtp.Reply)) bool {
+// introduce says XCLIENT before the first MAIL of a connection (clause S4.3). A refusal is
+// the answer to that MAIL, and the connection is given up.
+func (se *session) introduce() (refusal smtp.Reply, e *client.Error) {
 	if se.xclient {
-		return true
+		return refusal, nil
 	}
 	se.xclient = true
 	done := se.waiting()
 	defer done()
 	refused, e := se.conn.Introduce(se.xclientAttrs())
 	if e != nil {
-		return se.broken(e)
+		return refusal, e
 	}
 	se.learn(se.conn)
 	if !refused.IsZero() {
-		reply(smtp.Forward(refused, se.codes, ""))
+		refusal = smtp.Forward(refused, se.codes, "")
 		se.dropRelay()
-		return false
 	}
-	return true
+	return refusal, nil
 }
 
 // xclientAttrs are what a trusted relay is told.

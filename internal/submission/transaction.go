@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dovetail/internal/smtp"
+	"dovetail/internal/smtp/client"
 	"dovetail/internal/smtp/server"
 )
 
@@ -94,12 +95,27 @@ var (
 // send sends a command to the relay. If the connection ended unnoticed between transactions
 // it goes to a new one. It is false at the session's end.
 func (se *session) send(line []byte, reply func(smtp.Reply)) bool {
-	for se.need() {
-		if se.conn.Send(line, reply) == nil {
+	for n := se.connN; se.need(); {
+		e := se.conn.Send(line, reply)
+		if e == nil {
 			return true
+		}
+		if !se.again(e, n) {
+			return false
 		}
 	}
 	return false
+}
+
+// again says whether a command that met the end of the connection, e, may be tried with a
+// new one: not if this was made for it, after the nth, or the relay would be asked for ever.
+// Then the session ends.
+func (se *session) again(e *client.Error, n int) bool {
+	se.broken(e)
+	if se.connN > n && e.Kind != client.Cancelled && !se.over() {
+		se.fatal(e, se.link.label, se.link.codes)
+	}
+	return !se.over()
 }
 
 // mail is MAIL (clauses S5.1 to S5.5).
@@ -117,34 +133,51 @@ func (se *session) mail(cmd *server.Command) bool {
 	}
 	se.setNoDelay()
 	se.setState("MAIL FROM", from.String())
-	if !se.need() || !se.introduce(cmd.Reply) {
-		return !se.over()
+	for n := se.connN; se.need(); {
+		refusal, e := se.sendMail(cmd, from, params)
+		switch {
+		case e != nil && se.again(e, n):
+			continue
+		case e != nil:
+			return false
+		case !refusal.IsZero():
+			cmd.Reply(refusal)
+		}
+		return true
+	}
+	return false
+}
+
+// sendMail begins a transaction at the relay, which answers cmd unless there is a refusal of
+// ours. An error says that the connection ended before.
+func (se *session) sendMail(cmd *server.Command, from smtp.Path, params smtp.MailParams) (refusal smtp.Reply, e *client.Error) {
+	if refusal, e = se.introduce(); e != nil || !refusal.IsZero() {
+		return refusal, e
 	}
 	caps := se.conn.Caps().Set
 	if caps&smtp.CapSize != 0 && params.Size > se.maxSize() {
-		cmd.Reply(tooBigThere)
-		return true
+		return tooBigThere, nil
 	}
-	if refusal := params.Missing(caps); !refusal.IsZero() {
-		cmd.Reply(refusal)
-		return true
+	if refusal = params.Missing(caps); !refusal.IsZero() {
+		return refusal, nil
+	}
+	if se.dirty {
+		if e = se.conn.Send([]byte("RSET"), func(smtp.Reply) {}); e != nil {
+			return refusal, e
+		}
+		se.dirty = false
 	}
 	params.Auth, params.HasAuth = se.authParam(caps)
 	tx := &transaction{from: from, params: params, received: time.Now()}
-	if se.dirty {
-		se.dirty = false
-		if !se.send([]byte("RSET"), func(smtp.Reply) {}) {
-			return false
-		}
-	}
 	codes := se.codes
 	se.events.mail(tx)
 	line := smtp.AppendMail(make([]byte, 0, 128), from, &params, caps)
-	if !se.send(line, func(r smtp.Reply) { se.mailAnswered(cmd, tx, r, codes) }) {
-		return false
+	if e = se.conn.Send(line, func(r smtp.Reply) { se.mailAnswered(cmd, tx, r, codes) }); e != nil {
+		se.events.end(tx.events, ending{server: aborted, relay: aborted})
+		return refusal, e
 	}
 	se.setTx(tx)
-	return true
+	return refusal, nil
 }
 
 // settleMail says whether MAIL may go on: there is no transaction. Otherwise cmd is answered.
