@@ -207,6 +207,16 @@ func (p *parser) fail(r Range, text, detail string) {
 	p.onLine(r, in.file.Path, in.line, text, detail)
 }
 
+// failQuoting is fail with a text in which quoted is from the line's value. If that is a
+// secret, only Dovecot's words have it.
+func (p *parser) failQuoting(r Range, before, quoted, after, detail string) {
+	n := len(p.diags)
+	p.fail(r, before+quoted+after, detail)
+	if len(p.diags) > n && Veil(p.lex.text) != p.lex.text {
+		p.diags[n].Summary = before + "..." + after
+	}
+}
+
 func (p *parser) ambiguousHash(at int) {
 	in := p.here()
 	const text = "Ambiguous '#' character in line, treating it as comment. Add a space before it to remove this warning."

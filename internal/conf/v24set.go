@@ -196,7 +196,7 @@ func (q *parser24) write24(n *Node, l line, a *Assignment) (string, bool) {
 func (q *parser24) check24value(row *all.Row24, key, value string, a *Assignment) bool {
 	if row.Type != settings.Str || row.Shape != all.Value {
 		if bad := percentSyntax(value); bad != "" {
-			q.fails(a.Range, key, value+": "+bad, "`%{` begins a variable: `%{name | filter}`. `%%{` is the text %{.")
+			q.failQuoting(a.Range, key+": ", value, ": "+bad, "`%{` begins a variable: `%{name | filter}`. `%%{` is the text %{.")
 			return false
 		}
 	}
@@ -318,7 +318,7 @@ func (q *parser24) element(n *Node, row *all.Row24, key string, l line) {
 	}
 	if !hasSet(value) {
 		if bad := percentSyntax(value); bad != "" {
-			q.fails(a.Range, l.key, value+": "+bad, "")
+			q.failQuoting(a.Range, l.key+": ", value, ": "+bad, "")
 			return
 		}
 	}

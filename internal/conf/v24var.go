@@ -82,7 +82,7 @@ func (q *parser24) variables(n *Node, l line, a *Assignment) (string, bool) {
 		self = self || name == l.key
 		s, value, err := q.find(n, name)
 		if err != nil {
-			bad = fmt.Sprintf("Failed to expand $SET:%s: %v", name, err)
+			bad = fmt.Sprintf("$SET:%s: %v", name, err)
 			return w
 		}
 		if s != nil && s.Last != nil && s.Last.Form == Variable && q.opt.Expand {
@@ -92,7 +92,7 @@ func (q *parser24) variables(n *Node, l line, a *Assignment) (string, bool) {
 	}
 	out := eachWord(l.value, put)
 	if bad != "" {
-		q.fail(a.Range, bad, "`$SET:name`, or `$SET:service/x/service_name` for what stands in a block.")
+		q.failQuoting(a.Range, "Failed to expand ", bad, "", "`$SET:name`, or `$SET:service/x/service_name` for what stands in a block.")
 		return "", false
 	}
 	if hasSet(l.value) && !self {

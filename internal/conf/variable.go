@@ -13,7 +13,7 @@ func (p *parser) substitute(f *frame, l line, a *Assignment) (string, bool) {
 		value, bad := p.word(word, l.key)
 		if bad != "" {
 			at := p.lex.rang(l.valueAt+i, l.valueAt+i+len(word))
-			p.fail(at, bad, "Only settings that stand outside of sections can be named. A value in quotes keeps its $.")
+			p.failQuoting(at, strings.TrimSuffix(bad, word), word, "", "Only settings that stand outside of sections can be named. A value in quotes keeps its $.")
 			return "", false
 		}
 		out.WriteString(value)

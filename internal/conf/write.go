@@ -81,32 +81,18 @@ func count(n int, what string) string {
 // maxExcerpt is how much of a line is shown, in letters.
 const maxExcerpt = 160
 
-// excerpt shows the first line of r with marks under it.
+// excerpt shows the first line of r, veiled, with marks under it.
 func excerpt(b *bytes.Buffer, c *Config, r *hcl.Range) {
-	if c == nil || r.Start.Line == 0 {
+	if c == nil {
 		return
 	}
-	src := ""
-	for _, f := range c.Files {
-		if f.Path == r.Filename {
-			src = f.Text
-		}
-	}
-	if r.Start.Byte > len(src) || len(src) == 0 {
+	line, before, marks := Excerpt(c.Files, r)
+	if line == "" {
 		return
 	}
-	from := strings.LastIndexByte(src[:r.Start.Byte], '\n') + 1
-	end := len(src)
-	if i := strings.IndexByte(src[r.Start.Byte:], '\n'); i >= 0 {
-		end = r.Start.Byte + i
-	}
-	last := max(min(r.End.Byte, end), r.Start.Byte)
-	line := strings.TrimSuffix(src[from:end], "\r")
 	if len([]rune(line)) > maxExcerpt {
 		line = string([]rune(line)[:maxExcerpt]) + "..."
 	}
-	before := len([]rune(src[from:r.Start.Byte]))
-	marks := max(len([]rune(src[r.Start.Byte:last])), 1)
 	if before > maxExcerpt {
 		marks = 0
 	}

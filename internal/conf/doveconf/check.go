@@ -213,15 +213,8 @@ func valid(s string) string { return strings.ToValidUTF8(s, "\ufffd") }
 const maxSource = 500
 
 func sourceLine(cfg *conf.Config, r *hcl.Range) string {
-	for _, f := range cfg.Files {
-		if f.Path != r.Filename || r.Start.Byte > len(f.Text) {
-			continue
-		}
-		from := strings.LastIndexByte(f.Text[:r.Start.Byte], '\n') + 1
-		line, _, _ := strings.Cut(f.Text[from:], "\n")
-		return valid(line[:min(len(line), maxSource)])
-	}
-	return ""
+	line, _, _ := conf.Excerpt(cfg.Files, r)
+	return valid(line[:min(len(line), maxSource)])
 }
 
 // settingOf is the name at the start of a line key = value or key {.

@@ -177,7 +177,7 @@ func (c *converter) repair(diags hcl.Diagnostics) bool {
 			continue
 		}
 		done = true
-		c.note(l.from, "not converted: "+strings.TrimSpace(l.from.Raw)+": "+d.Summary)
+		c.note(l.from, "not converted: "+oneLine(l.from.Raw)+": "+d.Summary)
 		l.text = indentOf(l.text) + "# not converted: " + d.Summary + ": " + strings.TrimSpace(l.text)
 	}
 	return done
@@ -260,7 +260,16 @@ func (c *converter) lost(l conf.SourceLine, why string) {
 	}
 }
 
-func oneLine(raw string) string { return strings.Join(strings.Fields(raw), " ") }
+// oneLine is a line as notes show it.
+func oneLine(raw string) string { return strings.Join(strings.Fields(conf.Veil(raw)), " ") }
+
+// noCounterpart says why what has the % sequences bad is lost. Those of a secret are not named.
+func noCounterpart(raw string, bad []string) string {
+	if conf.Veil(raw) != raw {
+		return "2.4 has no counterpart of a % in it"
+	}
+	return "2.4 has no counterpart of " + strings.Join(bad, ", ")
+}
 
 // look says that a converted line needs a look.
 func (c *converter) look(l conf.SourceLine, what string) {

@@ -117,7 +117,7 @@ func (c *converter) fields(in string, fields []string) {
 		k, v, _ := strings.Cut(f, "\x00")
 		text, bad := percent24("fields", v)
 		if len(bad) > 0 {
-			c.note(c.at, "not converted: "+k+"="+v+": 2.4 has no counterpart of "+strings.Join(bad, ", "))
+			c.note(c.at, "not converted: "+oneLine(k+"="+v)+": "+noCounterpart(k+"="+v, bad))
 			c.out(in+"  ", "# not converted: "+k+" = "+v, "")
 			continue
 		}
@@ -164,12 +164,12 @@ func (c *converter) passwdFile(l conf.SourceLine, typ string) {
 		case key == "username_format":
 			text, bad := percent24("auth_username_format", v)
 			if len(bad) > 0 {
-				c.lost(l, "2.4 has no counterpart of "+strings.Join(bad, ", "))
+				c.lost(l, noCounterpart(l.Raw, bad))
 				return
 			}
 			c.out(l.Indent, "auth_username_format = "+write24(text, false), "")
 		case strings.Contains(word, "="):
-			c.note(l, "not converted: "+word)
+			c.note(l, "not converted: "+oneLine(word))
 			c.out(l.Indent, "# not converted: "+word, "")
 		default: // the path, which is not absolute
 			more, rest = "", "" // the rest is the path
@@ -185,7 +185,7 @@ func (c *converter) passwdFile(l conf.SourceLine, typ string) {
 func (c *converter) passwdPath(l conf.SourceLine, path string) {
 	text, bad := percent24("passwd_file_path", path)
 	if len(bad) > 0 {
-		c.lost(l, "2.4 has no counterpart of "+strings.Join(bad, ", "))
+		c.lost(l, noCounterpart(l.Raw, bad))
 		return
 	}
 	c.out(l.Indent, "passwd_file_path = "+write24(text, false), "")
@@ -202,7 +202,7 @@ func (c *converter) static(l conf.SourceLine, typ string) []string {
 		case k == "password" && typ == "passdb":
 			text, bad := percent24("passdb_static_password", v)
 			if len(bad) > 0 {
-				c.lost(l, "2.4 has no counterpart of "+strings.Join(bad, ", "))
+				c.lost(l, noCounterpart(l.Raw, bad))
 				return fields
 			}
 			c.out(l.Indent, "passdb_static_password = "+write24(text, false), "")
@@ -231,12 +231,12 @@ func (c *converter) pam(l conf.SourceLine) {
 		case !ok:
 			text, bad := percent24("passdb_pam_service_name", w)
 			if len(bad) > 0 {
-				c.lost(l, "2.4 has no counterpart of "+strings.Join(bad, ", "))
+				c.lost(l, noCounterpart(l.Raw, bad))
 				return
 			}
 			c.out(l.Indent, "passdb_pam_service_name = "+write24(text, false), "")
 		case k != "blocking":
-			c.note(l, "not converted: "+w)
+			c.note(l, "not converted: "+oneLine(w))
 			c.out(l.Indent, "# not converted: "+w, "")
 		}
 	}

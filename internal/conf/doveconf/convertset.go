@@ -192,7 +192,7 @@ func (c *converter) value(l conf.SourceLine, v string, row *all.Row24) (string, 
 	if row.Shape == all.Value && (row.Type == settings.StrVars || row.Type == settings.Str) && strings.Contains(v, "%") && !noPercent[row.Name] {
 		var bad []string
 		if v, bad = percent24(row.Name, v); len(bad) > 0 {
-			c.lost(l, "2.4 has no counterpart of "+strings.Join(bad, ", "))
+			c.lost(l, noCounterpart(l.Raw, bad))
 			return "", false
 		}
 	}
@@ -453,7 +453,7 @@ func (c *converter) pairs(l conf.SourceLine, name, value string) {
 		k, v, _ := strings.Cut(w, "=")
 		v, bad := percent24(name, v)
 		if len(bad) > 0 {
-			c.note(l, "not converted: "+w+": 2.4 has no counterpart of "+strings.Join(bad, ", "))
+			c.note(l, "not converted: "+oneLine(w)+": "+noCounterpart(l.Raw, bad))
 			c.out(l.Indent+"  ", "# not converted: "+w, "")
 			continue
 		}
@@ -529,7 +529,7 @@ func (c *converter) location(l conf.SourceLine, n *conf.Node, prefix string) boo
 		lines = append(lines, name+" = "+write24(v, false))
 	}
 	if len(bad) > 0 {
-		c.lost(l, "2.4 has no counterpart of "+strings.Join(bad, ", "))
+		c.lost(l, noCounterpart(l.Raw, bad))
 		return true
 	}
 	for i, text := range lines {

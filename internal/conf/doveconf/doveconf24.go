@@ -371,12 +371,12 @@ func quoteElement(s string) string {
 }
 
 func (p *printer24) value(name, v string) string {
-	if p.hide && v != "" && (secretKey(name) || strings.HasSuffix(name, "_secret") && name != "_secret") {
+	if p.hide && v != "" && (conf.SecretKey(name) || strings.HasSuffix(name, "_secret") && name != "_secret") {
 		return "# hidden, use -P to show it"
 	}
 	hidden := v
 	if p.hide {
-		hidden = hideSecrets(v)
+		hidden = conf.HideSecrets(v)
 	}
 	if hidden != v {
 		return hidden

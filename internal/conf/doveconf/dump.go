@@ -96,11 +96,11 @@ func (p *printer) setting(e entry) {
 		key = key[len(e.sections[n-1].path):]
 	}
 	value := e.value
-	if p.hide && value != "" && secretKey(key) {
+	if p.hide && value != "" && conf.SecretKey(key) {
 		p.line(key + " = # hidden, use -P to show it")
 		return
 	}
-	if p.hide && mentionsSecret(value) {
+	if p.hide && conf.MentionsSecret(value) {
 		p.line(key + " = " + quoteHidden(value))
 		return
 	}
@@ -129,7 +129,7 @@ func quoteHidden(v string) string {
 	if needsQuotes(v) {
 		v = escape(v)
 	}
-	return hideSecrets(v)
+	return conf.HideSecrets(v)
 }
 
 // filter writes what one filter sets as blocks in the order local, local_name, remote,

@@ -267,7 +267,7 @@ func (l *lint) secrets() {
 	said := map[string]bool{}
 	for _, s := range l.scopes {
 		s.all(func(name, value string, at hcl.Range, file bool) {
-			secret := secretKey(name) && name != "ssl_key" && !strings.HasPrefix(name, "ssl_dh") && !strings.HasSuffix(name, "_key") || hideSecrets(value) != value
+			secret := conf.SecretKey(name) && name != "ssl_key" && !strings.HasPrefix(name, "ssl_dh") && !strings.HasSuffix(name, "_key") || conf.HideSecrets(value) != value
 			if file || value == "" || !secret || !open[at.Filename] || said[at.Filename] || strings.Contains(value, "%{") {
 				return
 			}
