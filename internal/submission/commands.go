@@ -101,7 +101,16 @@ func (se *session) resetRelay(cmd *server.Command) bool {
 	}
 	done := se.waiting()
 	defer done()
-	r, e := se.conn.Do("RSET")
+	r, e := se.conn.DoThen("RSET", func(r smtp.Reply) {
+		if r.Class() == 2 { // the relay may leave now
+			se.mu.Lock()
+			se.leftover = nil
+			if se.tx != nil {
+				se.tx.state = mailRefused
+			}
+			se.mu.Unlock()
+		}
+	})
 	switch {
 	case e != nil:
 		se.broken(e)
@@ -114,7 +123,6 @@ func (se *session) resetRelay(cmd *server.Command) bool {
 		cmd.Reply(r)
 		return false
 	}
-	se.dirty = false
 	return true
 }
 

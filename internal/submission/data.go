@@ -143,7 +143,10 @@ func (m *message) send() bool {
 	conn := se.conn
 	m.goes()
 	if m.chunks {
-		m.started = true
+		if !m.started {
+			m.started = true
+			m.leave() // until it is accepted, as any chunk may be refused, and the rest of them then (RFC 3030 section 2)
+		}
 		if e := conn.Chunk(*m.buf, false, m.chunkAnswered); !m.sent(false, e) {
 			return false
 		}
@@ -198,24 +201,36 @@ func (m *message) sent(refused bool, e *client.Error) bool {
 
 // startData says DATA and waits for 354. Any other answer is the answer to the message.
 func (m *message) startData(conn *client.Conn) bool {
-	se := m.se
-	r, e := conn.Data(m.relayAnswered)
-	if e != nil {
-		return m.sent(false, e)
-	}
+	r, e := conn.Data(m.dataRefused, m.relayAnswered)
 	switch {
+	case e != nil:
+		return m.sent(false, e)
 	case r.Code == 354:
 		m.started = true
 		return true
 	case r.Class() == 2:
-		// It has nothing, and yet takes it for delivered (clause S13.13).
-		se.dropRelay()
+		m.se.dropRelay()
+	}
+	m.release()
+	return true
+}
+
+// dataRefused hears a reply to DATA that is no 354. By the relay's reader.
+func (m *message) dataRefused(r smtp.Reply) {
+	if r.Class() == 2 { // it has nothing, and yet takes it for delivered (clause S13.13)
 		r = smtp.NewReply(451, "4.4.0", "Unexpected reply from relay server: "+r.Split().String())
 	}
-	se.events.noData(m.tx.events, r)
-	m.release()
+	m.leave()
+	m.se.events.noData(m.tx.events, r)
 	m.relayAnswered(r)
-	return true
+}
+
+// leave notes that the relay may go on with the transaction: an RSET has to come before the
+// next MAIL.
+func (m *message) leave() {
+	m.se.mu.Lock()
+	m.se.leftover = m
+	m.se.mu.Unlock()
 }
 
 // giveUp leaves a message that the relay has refused in the middle, or that we refuse, and
@@ -226,7 +241,7 @@ func (m *message) giveUp() {
 	case m.inData():
 		m.se.dropRelay() // only the end of data would end it
 	default:
-		m.se.dirty = true
+		m.leave()
 	}
 	m.started = false
 	m.se.mu.Lock()
@@ -297,6 +312,9 @@ func (m *message) relayAnswered(r smtp.Reply) {
 		m.answer = r
 	}
 	m.tx.answered = true
+	if r.Class() == 2 && m.se.leftover == m {
+		m.se.leftover = nil
+	}
 	m.se.mu.Unlock()
 	m.conclude()
 }

@@ -99,6 +99,7 @@ func TestIntegrity(t *testing.T) {
 				})
 			}
 			ends.Wait()
+			checkTurns(t, r)
 			taken := map[string]int{}
 			for _, m := range r.Messages() {
 				id := strings.TrimSuffix(strings.TrimPrefix(strings.Fields(m.From)[0], "<"), "@a>")
@@ -144,6 +145,18 @@ func TestIntegrity(t *testing.T) {
 	awaitFiles(t, w)
 }
 
+// checkTurns wants the relay to have had its commands in order.
+func checkTurns(t *testing.T, r *relay.Relay) {
+	t.Helper()
+	for _, c := range r.Conns() {
+		for _, v := range c.Violations {
+			if !strings.HasPrefix(v, "the connection ended inside a line") && !strings.HasPrefix(v, "TLS handshake: ") {
+				t.Errorf("violation: %s; the connection's lines: %q", v, c.Lines)
+			}
+		}
+	}
+}
+
 type attempt struct {
 	body  []byte
 	how   string
@@ -184,7 +197,7 @@ func spiteful(n, messages int) []relay.Script {
 			list[len(list)-1] = list[len(list)-1].Always()
 		}
 		if step == relay.Body {
-			list = list[len(list)-1:]
+			list = []relay.Behaviour{list[len(list)-1].Drained()}
 		}
 		out = append(out, relay.Script{step: list})
 	}

@@ -1,6 +1,8 @@
 package submission
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"dovetail/internal/testkit/relay"
@@ -27,5 +29,82 @@ func TestRelayClosesBehindXclient(t *testing.T) {
 			t.Errorf("MAIL: %q", answer)
 		}
 		c.Close()
+	}
+}
+
+// The relay's answer to DATA or EHLO's RSET counts, also if it closes behind it.
+func TestRelayClosesBehindItsAnswer(t *testing.T) {
+	w := newWorld(t, nil)
+	for i := range 10 { // sometimes the end is noticed late
+		r := relay.Start(t, relay.Options{
+			Caps: []string{"PIPELINING", "ENHANCEDSTATUSCODES"},
+			Scripts: []relay.Script{
+				{relay.DATA: {relay.Close("554 5.7.1 no spam here")}},
+				{relay.RSET: {relay.Close("250 2.0.0 forgotten")}},
+				{},
+			},
+		})
+		c := w.open(r)
+		c.Do("EHLO x", "250")
+		begin(c)
+		c.Do("DATA", "354")
+		c.Write(strings.Repeat("spam\r\n", 1+i%2*50000) + ".\r\n")
+		c.Expect("554 5.7.1 no spam here")
+		w.svc.AwaitLog("Info: Failed to relay message: from=<alice@example.org>, size=" + fmt.Sprint(6*(1+i%2*50000)) + ", nrcpt=1, reply=`554 5.7.1 no spam here'")
+		r.Ended(0)
+		awaitSockets(t, w, 4) // one is the client's; the worker has noticed
+		begin(c)
+		c.Do("EHLO x", "250")
+		r.Ended(1)
+		awaitSockets(t, w, 4)
+		begin(c)
+		c.Do("QUIT", "221")
+		c.Close()
+	}
+}
+
+// A message that the relay has refused, in whatever way, is no longer open when the next
+// MAIL reaches it.
+func TestNoNestedMail(t *testing.T) {
+	data := []string{"PIPELINING", "ENHANCEDSTATUSCODES"}
+	large := strings.Repeat("line\r\n", 100000)
+	for name, tt := range map[string]struct {
+		caps    []string
+		script  relay.Script
+		body    string
+		answers string
+	}{
+		"DATA refused":                 {data, relay.Script{relay.DATA: {relay.Reply("452 4.3.1 full")}}, "x\r\n", "452 4.3.1 full"},
+		"DATA refused, large":          {data, relay.Script{relay.DATA: {relay.Reply("554 5.7.1 no")}}, large, "554 5.7.1 no"},
+		"a chunk refused":              {nil, relay.Script{relay.BDAT: {relay.Reply("452 4.3.1 full").Always()}}, large, "452 4.3.1 full"},
+		"a chunk refused, late":        {nil, relay.Script{relay.BDAT: {relay.After(50e6, relay.Reply("452 4.3.1 full")), relay.Reply("503 5.5.1 failed").Always()}}, large[:199998], "452 4.3.1 full"},
+		"the last of many refused":     {nil, relay.Script{relay.BDAT: {{}, relay.Reply("554 5.7.1 no")}}, large[:199998], "554 5.7.1 no"},
+		"the end refused":              {data, relay.Script{relay.Dot: {relay.Reply("554 5.7.1 no")}}, "x\r\n", "554 5.7.1 no"},
+		"the only chunk refused":       {nil, relay.Script{relay.BDAT: {relay.Reply("554 5.7.1 no")}}, "x\r\n", "554 5.7.1 no"},
+		"the only chunk refused early": {nil, relay.Script{relay.BDAT: {relay.Reply("554 5.7.1 no").Early()}}, "x\r\n", "554 5.7.1 no"},
+	} {
+		for _, pipelined := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " ", pipelined), func(t *testing.T) {
+				w := newWorld(t, nil)
+				r := relay.Start(t, relay.Options{Caps: tt.caps, Scripts: []relay.Script{tt.script}})
+				c := w.open(r)
+				next := "MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRSET\r\n"
+				begin(c)
+				c.Do("DATA", "354")
+				if pipelined {
+					c.Write(tt.body + ".\r\n" + next)
+					c.Expect(tt.answers)
+				} else {
+					c.Write(tt.body + ".\r\n")
+					c.Expect(tt.answers)
+					c.Write(next)
+				}
+				c.Expect("250 2.1.0 Ok", "250 2.1.5 Ok", "250 2.0.0 Ok")
+				c.Do("QUIT", "221")
+				if v := r.Ended(0).Violations; len(v) > 0 {
+					t.Errorf("%q\n%s", v, r.Transcript())
+				}
+			})
+		}
 	}
 }

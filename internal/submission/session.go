@@ -62,7 +62,6 @@ type session struct {
 	link    *link        // of conn, and after it of the last one
 	xclient bool         // conn was told who the client is
 	codes   bool         // conn announced ENHANCEDSTATUSCODES
-	dirty   bool         // conn has a transaction that we gave up
 
 	tx     *transaction // the open one, as far as is known; the owner sets it, with mu held
 	chunks int          // BDATs since the last message or RSET
@@ -87,6 +86,7 @@ type session struct {
 	chunksReset bool      // guarded by mu: an RSET was accepted after the last chunk
 	failing     bool      // guarded by mu: the relay failed, and end is about to be called
 	finals      int       // guarded by mu: messages whose answer is awaited
+	leftover    *message  // guarded by mu: conn may still have its transaction, which is over for us
 	quitting    bool      // guarded by mu: the relay may leave
 	ended       bool      // guarded by mu
 	told        bool      // guarded by mu: ... and the client was told

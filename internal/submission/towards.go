@@ -27,7 +27,6 @@ func (se *session) connect() bool {
 		return false
 	}
 	se.xclient = !se.target.Trusted() || se.target.XclientFirst()
-	se.dirty = false
 	se.learn(conn)
 	se.mu.Lock()
 	if se.ended {
@@ -36,7 +35,7 @@ func (se *session) connect() bool {
 		return false
 	}
 	l := &link{label: label, codes: se.codes}
-	se.conn, se.link = conn, l
+	se.conn, se.link, se.leftover = conn, l, nil
 	se.mu.Unlock()
 	conn.Start(client.Hooks{
 		Go:     se.client.Go,

@@ -161,11 +161,10 @@ func (se *session) sendMail(cmd *server.Command, from smtp.Path, params smtp.Mai
 	if refusal = params.Missing(caps); !refusal.IsZero() {
 		return refusal, nil
 	}
-	if se.dirty {
+	if se.takeLeftover() {
 		if e = se.conn.Send([]byte("RSET"), func(smtp.Reply) {}); e != nil {
 			return refusal, e
 		}
-		se.dirty = false
 	}
 	params.Auth, params.HasAuth = se.authParam(caps)
 	tx := &transaction{from: from, params: params, received: time.Now()}
@@ -178,6 +177,15 @@ func (se *session) sendMail(cmd *server.Command, from smtp.Path, params smtp.Mai
 	}
 	se.setTx(tx)
 	return refusal, nil
+}
+
+// takeLeftover says whether an RSET has to be sent before MAIL, which the caller does then.
+func (se *session) takeLeftover() bool {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	was := se.leftover != nil
+	se.leftover = nil
+	return was
 }
 
 // settleMail says whether MAIL may go on: there is no transaction. Otherwise cmd is answered.
@@ -346,8 +354,8 @@ func (se *session) rset(cmd *server.Command) bool {
 	if tx != nil {
 		tx.resetting++
 	}
+	se.leftover = nil
 	se.mu.Unlock()
-	se.dirty = false
 	codes := se.codes
 	sent := se.send([]byte("RSET"), func(r smtp.Reply) {
 		se.mu.Lock()

@@ -9,21 +9,13 @@ import (
 
 // Data says DATA and waits for the reply. After a 354 the data of a message can be written,
 // and final hears the answer to it; an answer that comes before the end of data is a
-// refusal. Any other reply is the answer, and all there is.
-func (c *Conn) Data(final func(smtp.Reply)) (r smtp.Reply, e *Error) {
-	got := false
-	e = c.send([]byte("DATA"), pending{kind: command, final: final, done: func(reply smtp.Reply) {
-		c.mu.Lock()
-		r, got = reply, true
-		c.mu.Unlock()
+// refusal. Any other reply is the answer, and all there is: refused hears it.
+func (c *Conn) Data(refused, final func(smtp.Reply)) (smtp.Reply, *Error) {
+	return c.exchange([]byte("DATA"), pending{kind: command, final: final, done: func(r smtp.Reply) {
+		if r.Code != 354 {
+			refused(r)
+		}
 	}})
-	if e == nil {
-		e = c.waitUntil(func() bool { return got })
-	}
-	if e != nil {
-		return smtp.Reply{}, e
-	}
-	return r, nil
 }
 
 // Write sends a piece of a message's data, stuffed. It waits while the relay is slow, at

@@ -59,6 +59,12 @@ func (o *owner) do(line string) string {
 	return r.String()
 }
 
+// data begins a message that the relay takes.
+func (o *owner) data(final func(smtp.Reply)) (smtp.Reply, *Error) {
+	o.t.Helper()
+	return o.c.Data(func(r smtp.Reply) { o.t.Error("DATA:", r) }, final)
+}
+
 func (o *owner) failure() *Error {
 	o.t.Helper()
 	select {
@@ -177,7 +183,7 @@ func TestData(t *testing.T) {
 	o.do("MAIL FROM:<a@b>")
 	o.do("RCPT TO:<a@b>")
 	var answer smtp.Reply
-	if r, e := o.c.Data(func(r smtp.Reply) { answer = r }); e != nil || r.Code != 354 {
+	if r, e := o.data(func(r smtp.Reply) { answer = r }); e != nil || r.Code != 354 {
 		t.Fatal(r, e)
 	}
 	var s smtp.DotStuffer
@@ -200,6 +206,31 @@ func TestData(t *testing.T) {
 	}
 }
 
+// What the relay says before it closes is heard, and before its leaving is.
+func TestLastWords(t *testing.T) {
+	leak.Check(t)
+	last := relay.Close("554 5.7.1 last words")
+	for range 20 {
+		r := relay.Start(t, relay.Options{Script: relay.Script{relay.DATA: {last}, relay.NOOP: {last}}})
+		o := dial(t, config(r))
+		o.do("MAIL FROM:<a@b>")
+		o.do("RCPT TO:<a@b>")
+		var heard smtp.Reply
+		answer, e := o.c.Data(func(r smtp.Reply) { heard = r }, func(smtp.Reply) { t.Error("an answer to a message") })
+		if e != nil || answer.Code != 554 || heard.Code != 554 {
+			t.Fatalf("%v, %v; heard %v", answer, e, heard)
+		}
+		if e := o.failure(); e.Kind != Lost || e.Waiting != 0 {
+			t.Errorf("%v, %d waiting", e, e.Waiting)
+		}
+
+		o = dial(t, config(r))
+		if got := o.do("NOOP"); got != "554 5.7.1 last words" {
+			t.Error(got)
+		}
+	}
+}
+
 // Who sends a message may take longer than the relay has for an answer.
 func TestSlowData(t *testing.T) {
 	leak.Check(t)
@@ -210,7 +241,7 @@ func TestSlowData(t *testing.T) {
 	o.do("MAIL FROM:<a@b>")
 	o.do("RCPT TO:<a@b>")
 	var answer smtp.Reply
-	o.c.Data(func(r smtp.Reply) { answer = r })
+	o.data(func(r smtp.Reply) { answer = r })
 	select {
 	case e := <-o.failed:
 		t.Fatal(e)
@@ -231,7 +262,7 @@ func TestSlowDataAndNoAnswer(t *testing.T) {
 	o := dial(t, cfg)
 	o.do("MAIL FROM:<a@b>")
 	o.do("RCPT TO:<a@b>")
-	o.c.Data(func(smtp.Reply) {})
+	o.data(func(smtp.Reply) {})
 	<-time.After(3 * cfg.CommandTimeout) // timers have gone off
 	o.c.EndData([]byte(".\r\n"))
 	if e := o.failure(); e.Kind != TimedOut {
@@ -248,7 +279,7 @@ func TestEarlyRefusal(t *testing.T) {
 	o.do("MAIL FROM:<a@b>")
 	o.do("RCPT TO:<a@b>")
 	answered := make(chan smtp.Reply, 1)
-	o.c.Data(func(r smtp.Reply) { answered <- r })
+	o.data(func(r smtp.Reply) { answered <- r })
 	line := bytes.Repeat([]byte("x"), 10000)
 	if refused, e := o.c.Write(line); refused || e != nil {
 		t.Fatal(refused, e)
@@ -376,7 +407,7 @@ func TestStalledRelay(t *testing.T) {
 	o := dial(t, cfg)
 	o.do("MAIL FROM:<a@b>")
 	o.do("RCPT TO:<a@b>")
-	o.c.Data(func(smtp.Reply) { t.Error("a reply") })
+	o.data(func(smtp.Reply) { t.Error("a reply") })
 	block := bytes.Repeat([]byte("x"), 1<<20)
 	var e *Error
 	for e == nil {

@@ -138,20 +138,36 @@ func (c *Conn) waitUntil(ok func() bool) *Error {
 // Do sends a command and waits for its reply.
 func (c *Conn) Do(line string) (smtp.Reply, *Error) { return c.do(line, command) }
 
-func (c *Conn) do(line string, kind pendingKind) (r smtp.Reply, e *Error) {
-	got := false
-	e = c.send([]byte(line), pending{kind: kind, done: func(reply smtp.Reply) {
+// DoThen is Do; then hears the reply before.
+func (c *Conn) DoThen(line string, then func(smtp.Reply)) (smtp.Reply, *Error) {
+	return c.exchange([]byte(line), pending{kind: command, done: then})
+}
+
+func (c *Conn) do(line string, kind pendingKind) (smtp.Reply, *Error) {
+	return c.exchange([]byte(line), pending{kind: kind})
+}
+
+// exchange sends a command and waits for its reply, also if that is the relay's last word.
+// p.done, which may be nil, hears it before.
+func (c *Conn) exchange(line []byte, p pending) (r smtp.Reply, e *Error) {
+	got, done := false, p.done
+	p.done = func(reply smtp.Reply) {
+		if done != nil {
+			done(reply)
+		}
 		c.mu.Lock()
 		r, got = reply, true
 		c.mu.Unlock()
-	}})
-	if e != nil {
-		return smtp.Reply{}, e
 	}
-	if e := c.waitUntil(func() bool { return got }); e != nil {
-		return smtp.Reply{}, e
+	if e = c.send(line, p); e == nil {
+		e = c.waitUntil(func() bool { return got })
 	}
-	return r, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if got {
+		return r, nil
+	}
+	return smtp.Reply{}, e
 }
 
 // Introduce says XCLIENT and EHLO again (clause S4.3), if the relay takes any of attrs. What

@@ -74,7 +74,7 @@ func TestWatcherOfData(t *testing.T) {
 	o.do("MAIL FROM:<a@b>")
 	o.do("RCPT TO:<c@d>")
 	n.heard = nil
-	if _, e := o.c.Data(func(smtp.Reply) {}); e != nil {
+	if _, e := o.data(func(smtp.Reply) {}); e != nil {
 		t.Fatal(e)
 	}
 	if _, e := o.c.EndData([]byte("x\r\n.\r\n")); e != nil {

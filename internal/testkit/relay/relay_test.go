@@ -56,7 +56,7 @@ func TestViolations(t *testing.T) {
 	c := client.Dial(t, r.Addr, client.Options{})
 	c.Expect("220 relay.test ESMTP ready")
 	c.Write("NOOP\nMAIL FROM:<a@b>\r\nMAIL FROM:<a@b>\r\nNOO")
-	c.Expect("250 2.0.0 Ok", "250 2.1.0 Ok", "250 2.1.0 Ok")
+	c.Expect("250 2.0.0 Ok", "250 2.1.0 Ok", "503 5.5.1 nested MAIL")
 	c.Close()
 	got := r.Ended(0)
 	all := strings.Join(got.Violations, "\n")

@@ -29,6 +29,7 @@ type session struct {
 	mail    *string
 	rcpts   []string
 	chunks  []int64
+	failed  bool // one of them was refused
 	body    []byte
 	size    int64
 }
@@ -315,8 +316,11 @@ func decode(s string) string {
 
 // envelope handles MAIL and RCPT.
 func (s *session) envelope(step Step, args, reply string) bool {
-	if step == RCPT && s.mail == nil {
+	switch {
+	case step == RCPT && s.mail == nil:
 		return s.write("503 5.5.1 no MAIL\r\n")
+	case step == MAIL && s.mail != nil:
+		return s.write("503 5.5.1 nested MAIL\r\n")
 	}
 	accepted, ok := s.doEffect(step, reply)
 	if accepted {
@@ -332,7 +336,7 @@ func (s *session) envelope(step Step, args, reply string) bool {
 }
 
 func (s *session) forget() {
-	s.mail, s.rcpts, s.chunks, s.body, s.size = nil, nil, nil, nil, 0
+	s.mail, s.rcpts, s.chunks, s.body, s.size, s.failed = nil, nil, nil, nil, 0, false
 }
 
 func (s *session) data() bool {
@@ -414,10 +418,13 @@ func (s *session) bdat(args string) bool {
 	}
 	if list, at := s.script[BDAT], s.count[BDAT]; at < len(list) && list[at].early {
 		b, _ := s.choose(BDAT)
-		if !b.act(s) {
+		if !b.act(s) || s.readChunk(n) != nil {
 			return false
 		}
-		return s.readChunk(n) == nil
+		if mark != "" { // it ends the message, whatever was said
+			s.forget()
+		}
+		return true
 	}
 	if s.mail == nil {
 		s.violation("BDAT without MAIL")
@@ -426,15 +433,22 @@ func (s *session) bdat(args string) bool {
 		return false
 	}
 	s.chunks = append(s.chunks, n)
-	if mark == "" {
-		return s.do(BDAT, "250 2.0.0 Ok: bdat")
-	}
 	b, chosen := s.choose(BDAT)
-	s.finish(Message{Data: s.body, BDAT: s.chunks, Size: s.size, Accepted: !chosen || b.accepted})
-	if chosen {
-		return b.act(s)
+	if !chosen {
+		b = Reply("250 2.0.0 Ok: bdat")
+		if s.failed {
+			b = Reply("503 5.5.1 a chunk was refused")
+		}
 	}
-	return s.write("250 2.0.0 Ok: bdat\r\n")
+	switch {
+	case mark == "":
+		s.failed = s.failed || !b.accepted
+	case s.failed:
+		s.note(Message{Data: s.body, BDAT: s.chunks, Size: s.size, Accepted: b.accepted})
+	default:
+		s.finish(Message{Data: s.body, BDAT: s.chunks, Size: s.size, Accepted: b.accepted})
+	}
+	return b.act(s)
 }
 
 func (s *session) readChunk(n int64) error {
@@ -453,6 +467,12 @@ func (s *session) readChunk(n int64) error {
 
 // finish notes a message, and ends the transaction.
 func (s *session) finish(m Message) {
+	s.note(m)
+	s.forget()
+}
+
+// note notes a message. A transaction with a refused chunk goes on until RSET.
+func (s *session) note(m Message) {
 	if s.mail != nil {
 		m.From = *s.mail
 	}
@@ -461,5 +481,4 @@ func (s *session) finish(m Message) {
 		m.Data, m.Wire = nil, nil
 	}
 	s.relay.change(func() { s.Messages = append(s.Messages, m) })
-	s.forget()
 }
