@@ -159,9 +159,10 @@ func (se *session) fatal(e *client.Error, label string, codes bool) {
 // relayIdle closes a connection that was not used for submission_relay_max_idle_time.
 func (se *session) relayIdle(conn *client.Conn) {
 	se.mu.Lock()
-	defer se.mu.Unlock()
-	if se.conn == conn && !se.tx.isOpen() {
-		conn.Close()
+	open := se.tx.isOpen()
+	se.mu.Unlock()
+	if !open {
+		conn.CloseIfIdle()
 	}
 }
 

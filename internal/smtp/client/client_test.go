@@ -398,6 +398,38 @@ func TestIdleHook(t *testing.T) {
 	ends.Wait()
 }
 
+// A command that is sent when the idle time has just passed is not lost.
+func TestCloseIfIdle(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{})
+	for _, sent := range []bool{false, true} {
+		cfg := config(r)
+		cfg.IdleTimeout = 20 * time.Millisecond
+		c, e := Dial(t.Context(), cfg)
+		if e != nil {
+			t.Fatal(e)
+		}
+		answered, told := make(chan smtp.Reply, 1), make(chan struct{})
+		var ends sync.WaitGroup
+		c.Start(Hooks{Go: ends.Go, Idle: sync.OnceFunc(func() {
+			defer close(told)
+			if sent {
+				c.Send([]byte("NOOP"), func(r smtp.Reply) { answered <- r })
+				c.CloseIfIdle()
+				c.Flush()
+				<-answered
+			}
+			c.CloseIfIdle() // nor is what came meanwhile a reason to close
+		})})
+		<-told
+		if gone := c.Err() != nil; gone == sent {
+			t.Errorf("a command was sent: %v; it is closed: %v", sent, gone)
+		}
+		c.Close()
+		ends.Wait()
+	}
+}
+
 // The relay does not read: a write ends in time.
 func TestStalledRelay(t *testing.T) {
 	leak.Check(t)

@@ -80,7 +80,7 @@ type Watcher interface {
 type Hooks struct {
 	Go     func(func()) // starts a goroutine
 	Batch  func()       // by the reader: replies were dispatched, and no more have come
-	Idle   func()       // by a timer: IdleTimeout passed
+	Idle   func()       // by a timer: IdleTimeout passed. See CloseIfIdle
 	Failed func(*Error) // by whoever noticed, once: the connection ended by itself. What waits is forgotten
 }
 
@@ -219,6 +219,17 @@ func (c *Conn) Abort() {
 	c.mu.Unlock()
 	if first {
 		c.shut(false)
+	}
+}
+
+// CloseIfIdle is Close for Hooks.Idle: it does nothing if a command was sent since.
+func (c *Conn) CloseIfIdle() {
+	c.mu.Lock()
+	idle := c.err == nil && len(c.queue) == c.head && c.expires.IsZero()
+	quit := idle && c.endLocked(&Error{Kind: Cancelled})
+	c.mu.Unlock()
+	if idle {
+		c.shut(quit)
 	}
 }
 
