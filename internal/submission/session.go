@@ -32,6 +32,11 @@ const (
 	lastAnswer = 30 * time.Second / pace.Haste // for the relay's answers when the client has gone
 	quitAnswer = 2 * time.Second               // for the relay's answer to QUIT (clause S8.3)
 	watchAfter = time.Second                   // of a wait for the relay, until the client is watched
+
+	// stopAnswer is for the answer to a message that the relay may have when the process is
+	// stopped, or the user kicked. Five seconds after that the connection would be closed,
+	// and the client may take one of them to read the last reply.
+	stopAnswer = 3500 * time.Millisecond
 )
 
 // A session is one client. Its goroutine, the owner, owns all fields that mu does not guard.
@@ -85,6 +90,7 @@ type session struct {
 	args        string    // guarded by mu: of the state
 	chunksReset bool      // guarded by mu: an RSET was accepted after the last chunk
 	failing     bool      // guarded by mu: the relay failed, and end is about to be called
+	stopping    bool      // guarded by mu: no more commands; end is called when finals is 0
 	finals      int       // guarded by mu: messages whose answer is awaited
 	leftover    *message  // guarded by mu: conn may still have its transaction, which is over for us
 	quitting    bool      // guarded by mu: the relay may leave
@@ -176,7 +182,7 @@ func (se *session) serve(ctx context.Context) {
 func (se *session) awaitEnd() {
 	se.mu.Lock()
 	defer se.mu.Unlock()
-	for se.failing && !se.told {
+	for (se.failing || se.stopping) && !se.told {
 		se.cond.Wait()
 	}
 	if !se.ended {
@@ -212,10 +218,16 @@ func (se *session) run() {
 			se.lost(err)
 			return
 		}
-		if !se.command(cmd) {
+		if se.isStopping() || !se.command(cmd) {
 			return
 		}
 	}
+}
+
+func (se *session) isStopping() bool {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	return se.stopping
 }
 
 // noticeReset forgets the chunks that an RSET has dropped.
@@ -248,11 +260,17 @@ func (se *session) flushRelay() {
 	}
 }
 
-// shutdown ends the session because the process has to. Any goroutine may call it.
+// shutdown ends the session because the process has to. If the relay has a message, or will
+// have it in a moment, its answer comes first: the client would send the message again. It
+// has a goroutine of its own, which ends within stopAnswer.
 func (se *session) shutdown() {
 	if errors.Is(context.Cause(se.ctx), service.ErrPanic) {
 		return // OnPanic says something else
 	}
+	se.mu.Lock()
+	se.stopping = true
+	se.awaitFinalsLocked(stopAnswer)
+	se.mu.Unlock()
 	se.end("Shutting down", se.c.Reply421("4.3.2", "Shutting down"))
 }
 
@@ -298,25 +316,32 @@ func (se *session) lost(err error) {
 			reason += ": " + client.Reason(err)
 		}
 		se.flushRelay()
-		se.awaitFinals()
+		// The client may still read the answers, and the log has to say what became of its
+		// messages.
+		se.mu.Lock()
+		se.awaitFinalsLocked(lastAnswer)
+		se.mu.Unlock()
+		se.c.Flush()
 		se.end(reason, smtp.Reply{})
 	}
 }
 
-// awaitFinals waits for the answers to messages that the relay has in full: the client may
-// still read them, and the log has to say what became of them.
-func (se *session) awaitFinals() {
-	timer := time.AfterFunc(lastAnswer, se.cond.Broadcast)
+// awaitFinalsLocked waits for the answers to messages that the client has sent to their
+// ends, at most for d.
+func (se *session) awaitFinalsLocked(d time.Duration) {
+	if se.finals == 0 {
+		return
+	}
+	deadline := time.Now().Add(d) // before the timer's: when that goes off it has passed
+	timer := time.AfterFunc(d, func() {
+		se.mu.Lock()
+		defer se.mu.Unlock()
+		se.cond.Broadcast()
+	})
 	defer timer.Stop()
-	deadline := time.Now().Add(lastAnswer)
-	se.mu.Lock()
-	defer se.mu.Unlock()
 	for se.finals > 0 && !se.ended && time.Now().Before(deadline) {
 		se.cond.Wait()
 	}
-	se.mu.Unlock()
-	se.c.Flush()
-	se.mu.Lock()
 }
 
 // waiting is called before the owner waits for the relay, which may take minutes, and what

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -269,6 +270,56 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("ended by %q", end)
 	}
 	if code := w.child.AwaitExit(); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+}
+
+// A message that the relay has when the process is stopped: its answer comes first, or the
+// client would send it again. What the client sends meanwhile is not begun.
+func TestShutdownAwaitsTheAnswer(t *testing.T) {
+	for name, caps := range map[string][]string{"BDAT": nil, "DATA": {"PIPELINING"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			answer := make(chan struct{})
+			late := relay.When(answer, relay.Reply("250 2.0.0 late"))
+			r := relay.Start(t, relay.Options{Caps: caps, Scripts: []relay.Script{{relay.BDAT: {late}, relay.Dot: {late}}}})
+			c, idle := w.open(r), w.open(r)
+			begin(c)
+			c.Do("DATA", "354")
+			c.Send("x", ".")
+			r.WaitMessages(1)
+			w.child.Signal(15)
+			idle.Expect("421 4.3.2 host.test Shutting down") // at once
+			c.Send("NOOP")
+			c.ExpectSilence(50 * time.Millisecond)
+			close(answer)
+			c.ExpectCode("250 2.0.0")
+			c.Expect("421 4.3.2 host.test Shutting down")
+			c.ExpectEOF()
+			w.svc.AwaitLog("Info: Successfully relayed message: ")
+			if lines := r.Ended(0).Lines; slices.Contains(lines, "NOOP") {
+				t.Errorf("%q", lines)
+			}
+			if code := w.child.AwaitExit(); code != 0 {
+				t.Errorf("exit status %d", code)
+			}
+		})
+	}
+}
+
+// ... if it comes in time.
+func TestShutdownWithoutTheAnswer(t *testing.T) {
+	w := newWorld(t, nil)
+	r := relay.Start(t, relay.Options{Script: relay.Script{relay.BDAT: {relay.Silence()}}})
+	c := w.open(r)
+	begin(c)
+	c.Send("BDAT 1 LAST")
+	c.Write("x")
+	r.WaitMessages(1)
+	w.child.Signal(15)
+	c.Expect("421 4.3.2 host.test Shutting down")
+	c.ExpectEOF()
+	if code := w.child.AwaitExit(); code != 0 || strings.Contains(strings.Join(w.svc.Log(), "\n"), "did not end") {
 		t.Errorf("exit status %d", code)
 	}
 }

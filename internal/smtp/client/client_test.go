@@ -404,7 +404,7 @@ func TestCloseIfIdle(t *testing.T) {
 	r := relay.Start(t, relay.Options{})
 	for _, sent := range []bool{false, true} {
 		cfg := config(r)
-		cfg.IdleTimeout = 20 * time.Millisecond
+		cfg.IdleTimeout = 300 * time.Millisecond
 		c, e := Dial(t.Context(), cfg)
 		if e != nil {
 			t.Fatal(e)
