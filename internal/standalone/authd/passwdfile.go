@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"strconv"
 	"strings"
 	"sync"
@@ -134,14 +135,16 @@ type passwdTable struct {
 // A stamp tells versions of a file apart.
 type stamp struct {
 	modified time.Time
+	changed  syscall.Timespec // when it was written, renamed, linked or given to others
 	size     int64
 	inode    uint64
+	links    uint64
 }
 
 func stampOf(i os.FileInfo) stamp {
 	s := stamp{modified: i.ModTime(), size: i.Size()}
 	if st, ok := i.Sys().(*syscall.Stat_t); ok {
-		s.inode = st.Ino
+		s.inode, s.changed, s.links = st.Ino, st.Ctim, uint64(st.Nlink)
 	}
 	return s
 }
@@ -152,8 +155,11 @@ type passwdDB struct {
 	srv     *Server
 	path    string
 	vars    bool
-	userdb  bool // set while the server is built, as is warn
-	warn    bool // lines without userdb fields are errors
+	dir     string // with %variables: up to the last / in front of the first one
+	begin   string // what stands between dir and the first variable
+	rest    string // the template of what stands behind dir
+	userdb  bool   // set while the server is built, as is warn
+	warn    bool   // lines without userdb fields are errors
 	mu      sync.Mutex
 	files   map[string]*passwdFile // guarded by mu; by expanded path
 	defFile *passwdFile            // without %variables
@@ -166,6 +172,9 @@ type passwdFile struct {
 	mu     sync.Mutex   // held while the file is looked at and read
 	table  *passwdTable // guarded by mu; nil if it could not be read
 	opened *os.File     // guarded by mu; opened as root, for when nothing else can be
+	stamp  stamp        // guarded by mu; of opened, when it was last read
+	place  string       // guarded by mu; where opened was at first, as the kernel calls it
+	lost   bool         // guarded by mu; another file has taken the place of opened
 }
 
 // passwdDB returns the one of a path.
@@ -177,18 +186,24 @@ func (s *Server) passwdDB(path string, userdb bool) *passwdDB {
 		}
 	}
 	db := &passwdDB{srv: s, path: path, userdb: userdb, files: map[string]*passwdFile{}}
-	for i := 0; i+1 < len(path); i++ {
+	for i := 0; i+1 < len(path) && !db.vars; i++ {
 		if path[i] == '%' {
+			if db.vars = path[i+1] != '%'; db.vars {
+				slash := strings.LastIndexByte(path[:i], '/') + 1
+				db.dir, db.begin, db.rest = unescape(path[:slash]), unescape(path[slash:i]), path[slash:]
+			}
 			i++
-			db.vars = db.vars || path[i] != '%'
 		}
 	}
 	if !db.vars {
-		db.defFile = &passwdFile{db: db, path: strings.ReplaceAll(path, "%%", "%")}
+		db.defFile = &passwdFile{db: db, path: unescape(path)}
 	}
 	s.passwd = append(s.passwd, db)
 	return db
 }
+
+// unescape makes a path of a template without variables.
+func unescape(template string) string { return strings.ReplaceAll(template, "%%", "%") }
 
 // open reads the file of a path without variables, and keeps it open. Root calls it before
 // rights are dropped. That it cannot is logged, and a temporary failure until it can.
@@ -204,18 +219,29 @@ func (db *passwdDB) open() {
 	}
 }
 
-// file returns the file that concerns the request.
+// errOutside: a name, such as "..", would lead to a file elsewhere. The text is Dovecot's.
+var errOutside = dovecots("Path is outside")
+
+// file returns the file that concerns the request. It is below dir, and begins with begin.
 func (db *passwdDB) file(r *request) (*passwdFile, error) {
 	if db.defFile != nil {
 		return db.defFile, nil
 	}
-	path, err := r.expand(db.path, r.user, cutPath)
+	rest, err := r.expand(db.rest, r.user, cutPath)
 	if err != nil {
 		return nil, err
 	}
+	clean := path.Clean("./" + rest) // "./": an empty value may leave a / at the begin
+	if clean == "." || clean == ".." || strings.HasPrefix(clean, "../") || !strings.HasPrefix(clean, db.begin) {
+		return nil, errOutside
+	}
+	full := db.dir + rest
+	if strings.Contains(rest, "..") {
+		full = db.dir + clean // behind a symbolic link ".." would lead elsewhere
+	}
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	f := db.files[path]
+	f := db.files[full]
 	if f == nil {
 		for old := range db.files { // any one: it is read again when it is asked for
 			if len(db.files) < maxPasswdFiles {
@@ -223,8 +249,8 @@ func (db *passwdDB) file(r *request) (*passwdFile, error) {
 			}
 			delete(db.files, old)
 		}
-		f = &passwdFile{db: db, path: path}
-		db.files[path] = f
+		f = &passwdFile{db: db, path: full}
+		db.files[full] = f
 	}
 	return f, nil
 }
@@ -239,7 +265,12 @@ func (f *passwdFile) current(r *request) (*passwdTable, error) {
 	defer f.mu.Unlock()
 	info, err := os.Stat(f.path)
 	if err != nil && f.opened != nil && errors.Is(err, fs.ErrPermission) {
-		info, err = f.opened.Stat() // we may not even look into the directory
+		// We may not even look into the directory.
+		if now, err2 := f.opened.Stat(); err2 == nil && !f.replacedLocked(stampOf(now)) {
+			info, err = now, nil
+		} else {
+			f.loseLocked()
+		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		f.table = nil
@@ -249,7 +280,7 @@ func (f *passwdFile) current(r *request) (*passwdTable, error) {
 	}
 	if err != nil {
 		f.table = nil
-		return nil, fmt.Errorf("stat(%s) failed: %s", f.path, errnoText(err))
+		return nil, f.errorLocked("stat", err)
 	}
 	if f.table != nil && f.table.stamp == stampOf(info) {
 		return f.table, nil
@@ -270,7 +301,7 @@ func (f *passwdFile) readLocked(keep bool) error {
 		keep = true
 	}
 	if err != nil {
-		return fmt.Errorf("open(%s) failed: %s", f.path, errnoText(err))
+		return f.errorLocked("open", err)
 	}
 	if !keep {
 		defer file.Close()
@@ -284,15 +315,22 @@ func (f *passwdFile) readLocked(keep bool) error {
 		if keep && file != f.opened {
 			file.Close()
 		}
-		return fmt.Errorf("fstat(%s) failed: %s", f.path, errnoText(err))
+		return f.errorLocked("fstat", err)
 	}
-	if keep {
-		f.opened = file
+	if keep && file != f.opened {
+		f.opened, f.place = file, placeOf(file)
+	}
+	switch {
+	case keep:
+		f.stamp = stampOf(info)
+	case f.opened != nil && stampOf(info).inode != f.stamp.inode:
+		f.loseLocked()
 	}
 	t, err := f.db.parse(f.path, io.NewSectionReader(file, 0, maxPasswdFile+1))
 	if err != nil {
-		return fmt.Errorf("read(%s) failed: %s", f.path, errnoText(err))
+		return f.errorLocked("read", err)
 	}
+	f.lost = false
 	t.stamp = stampOf(info)
 	f.table = t
 	took := time.Since(began)
@@ -305,14 +343,56 @@ func (f *passwdFile) readLocked(keep bool) error {
 }
 
 // sameLocked says whether the path still leads to the file that is open, as far as we may
-// look.
+// look. If not, that is given up.
 func (f *passwdFile) sameLocked() bool {
 	a, err := f.opened.Stat()
 	if err != nil {
 		return false
 	}
 	b, err := os.Stat(f.path)
-	return err != nil && errors.Is(err, fs.ErrPermission) || err == nil && os.SameFile(a, b)
+	if err == nil && os.SameFile(a, b) || errors.Is(err, fs.ErrPermission) && !f.replacedLocked(stampOf(a)) {
+		return true
+	}
+	f.loseLocked()
+	return false
+}
+
+// replacedLocked says whether the file that is open, which is now as the stamp says, is no
+// longer the one at the path, where we may not look. It is gone, or elsewhere, or something
+// else than its text has changed: who replaces a file removes it, renames it or links it.
+func (f *passwdFile) replacedLocked(now stamp) bool {
+	if now.links == 0 {
+		return true
+	}
+	if place := placeOf(f.opened); place != "" && f.place != "" && place != f.place {
+		return true
+	}
+	return now.changed != f.stamp.changed && now.modified.Equal(f.stamp.modified) && now.size == f.stamp.size
+}
+
+// loseLocked gives up the file that is open. Nobody may get in by it any more.
+func (f *passwdFile) loseLocked() {
+	f.opened.Close()
+	f.table, f.opened, f.lost = nil, nil, true
+}
+
+// errorLocked is the error of a system call. It says what would help, if the file was
+// replaced.
+func (f *passwdFile) errorLocked(call string, err error) error {
+	hint := ""
+	if f.lost {
+		hint = " (it has replaced the one that root opened; `dovetail reload` reads it)"
+	}
+	return fmt.Errorf("%s(%s) failed: %s%s", call, f.path, errnoText(err), hint)
+}
+
+// placeOf is where the kernel says that an open file is; "" if it does not say.
+func placeOf(f *os.File) string {
+	place, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return ""
+	}
+	return place
 }
 
 // parse reads the lines. Those that are wrong are logged and left out.
@@ -370,6 +450,10 @@ func (db *passwdDB) add(t *passwdTable, path, line string) {
 // lookup finds the request's user. ok false: there is none, or failed says why not.
 func (db *passwdDB) lookup(r *request, usernameFormat string) (u passwdUser, ok, failed bool) {
 	f, err := db.file(r)
+	if errors.Is(err, errOutside) {
+		r.dbInfo("Failed to normalize path: %s '%s'", err, db.dir+db.begin)
+		return u, false, false
+	}
 	if err != nil {
 		r.dbError("Failed to expand passwd-file path %s: %s", db.path, err)
 		return u, false, true
@@ -443,7 +527,7 @@ func (p *passwdPass) find(r *request) (stored, scheme string, ok bool, _ passRes
 	}
 	r.setField("password", "{"+scheme+"}"+stored)
 	if err := template(u.extra).apply(r, r.setField); err != nil {
-		r.dbError("Failed to expand extra field %s", err.where())
+		r.dbError("Failed to expand extra field %s", err)
 		return "", "", false, passInternalFailure
 	}
 	return stored, scheme, true, passOK
@@ -495,7 +579,7 @@ func (p *passwdUserdb) find(r *request) userResult {
 		}
 	}
 	if err := t.apply(r, r.setUserdbField); err != nil {
-		r.dbError("Failed to expand extra field %s", err.where())
+		r.dbError("Failed to expand extra field %s", err)
 		return userInternalFailure
 	}
 	return userOK

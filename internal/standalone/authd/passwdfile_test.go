@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"dovetail/internal/process/event"
 	"dovetail/internal/testkit/need"
@@ -139,6 +140,70 @@ passdb {
 	}
 }
 
+// A dropped is a server that was started as root and is nobody by now, in a process of its
+// own. Its only passdb is dir/users.
+type dropped struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	br  *bufio.Reader
+}
+
+func startDropped(t *testing.T, dir string) *dropped {
+	t.Helper()
+	d := &dropped{t: t, cmd: exec.Command(os.Args[0], "-test.run=^TestPasswdFileOfRoot$")}
+	d.cmd.Env = append(os.Environ(), "AUTHD_TEST_CHILD="+dir)
+	d.cmd.Stderr = os.Stderr
+	var err error
+	if d.in, err = d.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.br = bufio.NewReader(out)
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+const (
+	in       = "OK\t1\tuser=alice"
+	mismatch = "FAIL\t1\tuser=alice"
+	tempFail = "FAIL\t1\tuser=alice\tcode=temp_fail"
+)
+
+// try logs alice in.
+func (d *dropped) try(what, pass, want string) {
+	d.t.Helper()
+	if _, err := io.WriteString(d.in, pass+"\n"); err != nil {
+		d.t.Fatal(err)
+	}
+	got, err := d.br.ReadString('\n')
+	if got != want+"\n" {
+		d.t.Errorf("%s: got %q, %v; want %q", what, got, err, want)
+	}
+}
+
+// end expects that the log says why there were temporary failures, and what would help.
+func (d *dropped) end() {
+	d.t.Helper()
+	d.in.Close()
+	if err := d.cmd.Wait(); err != nil {
+		d.t.Error(err)
+	}
+}
+
+// rootsFile makes a file that only root can read.
+func rootsFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // After root is dropped, a file that only root can read is read again when it was written
 // in place; when it was replaced, nobody gets in by the old one.
 func TestPasswdFileOfRoot(t *testing.T) {
@@ -152,55 +217,85 @@ func TestPasswdFileOfRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "users")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("alice:one\n")
-	cmd := exec.Command(os.Args[0], "-test.run=^TestPasswdFileOfRoot$")
-	cmd.Env = append(os.Environ(), "AUTHD_TEST_CHILD="+dir)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	br := bufio.NewReader(out)
-	try := func(what, pass, want string) {
-		t.Helper()
-		if _, err := io.WriteString(in, pass+"\n"); err != nil {
-			t.Fatal(err)
-		}
-		got, err := br.ReadString('\n')
-		if got != want+"\n" {
-			t.Errorf("%s: got %q, %v; want %q", what, got, err, want)
-		}
-	}
-	try("as it was", "one", "OK\t1\tuser=alice")
-	write("alice:second\n")
-	try("written in place", "second", "OK\t1\tuser=alice")
-	try("written in place", "one", "FAIL\t1\tuser=alice")
+	rootsFile(t, path, "alice:one\n")
+	d := startDropped(t, dir)
+	d.try("as it was", "one", in)
+	rootsFile(t, path, "alice:second\n")
+	d.try("written in place", "second", in)
+	d.try("written in place", "one", mismatch)
 	if err := os.Rename(path, path+".old"); err != nil {
 		t.Fatal(err)
 	}
-	write("alice:third\n")
-	try("replaced", "third", "FAIL\t1\tuser=alice\tcode=temp_fail")
-	try("replaced", "second", "FAIL\t1\tuser=alice\tcode=temp_fail")
+	rootsFile(t, path, "alice:third\n")
+	d.try("replaced", "third", tempFail)
+	d.try("replaced", "second", tempFail)
 	if err := os.Chmod(path, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	try("made readable", "third", "OK\t1\tuser=alice")
-	in.Close()
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
+	d.try("made readable", "third", in)
+	d.end()
+}
+
+// The same in a directory where only root may look: that the file is replaced is seen by
+// the old one, in whatever way it went.
+func TestPasswdFileInRootsDirectory(t *testing.T) {
+	need.Root(t)
+	for _, c := range []struct {
+		name    string
+		replace func(dir, path string) error // leaves a place for a new file
+	}{
+		{"renamed over", func(_, path string) error {
+			rootsFile(t, path+".new", "bob:new\n")
+			return os.Rename(path+".new", path)
+		}},
+		{"removed", func(_, path string) error { return os.Remove(path) }},
+		{"renamed", func(_, path string) error { return os.Rename(path, path+"~") }},
+		{"renamed and touched", func(_, path string) error {
+			if err := os.Rename(path, path+"~"); err != nil {
+				return err
+			}
+			return os.Chtimes(path+"~", time.Time{}, time.Now())
+		}},
+		{"linked and renamed over", func(_, path string) error {
+			rootsFile(t, path+".new", "bob:new\n")
+			if err := os.Link(path, path+"~"); err != nil {
+				return err
+			}
+			return os.Rename(path+".new", path)
+		}},
+		{"directory renamed", func(dir, _ string) error {
+			if err := os.Rename(dir, dir+".old"); err != nil {
+				return err
+			}
+			return os.Mkdir(dir, 0o700)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			outer := shortTemp(t)
+			dir := filepath.Join(outer, "private")
+			if err := os.Chmod(outer, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, "users")
+			rootsFile(t, path, "alice:one\n")
+			d := startDropped(t, dir)
+			d.try("as it was", "one", in)
+			rootsFile(t, path, "alice:second\n")
+			d.try("written in place", "second", in)
+			d.try("written in place", "one", mismatch)
+			if err := c.replace(dir, path); err != nil {
+				t.Fatal(err)
+			}
+			rootsFile(t, path, "bob:new\n")
+			for range 2 { // it stays lost
+				d.try("taken out", "second", tempFail)
+			}
+			d.end()
+		})
 	}
 }
 
@@ -238,12 +333,36 @@ func droppedChild(t *testing.T, dir string) {
 	}
 	c.close()
 	for _, l := range log.get() {
-		if strings.Contains(l, "Permission denied (euid=65534") {
+		if strings.Contains(l, "Permission denied (euid=65534") && strings.Contains(l, "`dovetail reload` reads it") {
 			os.Exit(0) // without the lines of package testing
 		}
 	}
 	fmt.Fprintf(os.Stderr, "no line about the file: %q\n", log.get())
 	os.Exit(1)
+}
+
+// A name with ".." in the middle of a path leads to where it says, not to where a symbolic
+// link in front of it would take it.
+func TestPasswdFileBehindLink(t *testing.T) {
+	s, _ := newServer(t, Options{}, `
+passdb {
+  driver = passwd-file
+  args = scheme=PLAIN username_format=x @DIR@/pw/%d/%n/users
+}
+`, [2]string{"elsewhere/users", "x:there\n"}, [2]string{"pw/users", "x:here\n"}, [2]string{"elsewhere/deep/a", ""})
+	defer s.Close()
+	dir, _, _ := strings.Cut(s.passwd[0].path, "/pw/")
+	if err := os.Symlink(dir+"/elsewhere/deep", dir+"/pw/link"); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, s, "login", 7)
+	defer c.close()
+	if got := c.ask(plainAuth(1, "..@link", "there")); got != "FAIL\t1\tuser=..@link" {
+		t.Error(got)
+	}
+	if got := c.ask(plainAuth(2, "..@link", "here")); got != "OK\t2\tuser=..@link" {
+		t.Error(got)
+	}
 }
 
 func FuzzPasswdLine(f *testing.F) {

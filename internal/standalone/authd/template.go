@@ -15,27 +15,28 @@ type template []pair
 
 type pair struct{ key, value string }
 
-// parseTemplate reads the words. what names it in errors.
+// parseTemplate reads the words. what names it in errors, whose texts have none of the
+// words: any of them may be a password.
 func parseTemplate(what, words string) (template, error) {
 	var t template
-	for _, w := range strings.Fields(words) {
+	for i, w := range strings.Fields(words) {
 		k, v, _ := strings.Cut(w, "=")
 		if k == "" {
-			return nil, fmt.Errorf("%s: %q: key must not be empty", what, words)
+			return nil, fmt.Errorf("%s: word %d: key must not be empty", what, i+1)
 		}
 		t = append(t, pair{k, v})
 	}
 	return t, nil
 }
 
-// An expandError says which field's value has unknown variables.
-type expandError struct {
-	pair
-	err error
-}
+// An expandError says of which field the value has unknown variables. It has nothing of
+// the value, nor of what package varexpand says, which quotes it: "pass=50%{off" is a
+// password to who wrote it.
+type expandError struct{ key string }
 
-func (e *expandError) Error() string { return e.err.Error() }
-func (e *expandError) where() string { return e.key + "=" + e.value + ": " + e.err.Error() }
+func (e *expandError) Error() string {
+	return e.key + "=...: a %variable in it is unknown or wrong (%% stands for a percent sign)"
+}
 
 // apply sets the fields one after the other.
 func (t template) apply(r *request, set func(key, value string)) *expandError {
@@ -43,7 +44,7 @@ func (t template) apply(r *request, set func(key, value string)) *expandError {
 	for _, p := range t {
 		v, err := r.expand(p.value, user, nil)
 		if err != nil {
-			return &expandError{p, err}
+			return &expandError{p.key}
 		}
 		set(p.key, v)
 	}
@@ -112,7 +113,7 @@ func (s *staticPass) find(r *request) (stored, scheme string, ok bool, _ passRes
 	case s.hasPassword:
 		var err error
 		if stored, err = r.expand(s.password, r.user, nil); err != nil {
-			r.dbError("Failed to expand password=%s: %s", s.password, err)
+			r.dbError("Failed to expand %s", &expandError{"password"})
 			return "", "", false, passInternalFailure
 		}
 	case r.extra.has("nopassword"):

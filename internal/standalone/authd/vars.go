@@ -203,7 +203,8 @@ func escapeQuotes(s string) string {
 	return string(out)
 }
 
-// cutPath keeps a value from leading out of a directory.
+// cutPath keeps a value from being more than one name of a path, as Dovecot does. It may
+// still be "..": passwdDB.file looks at the whole path.
 func cutPath(s string) string {
 	s, _, _ = strings.Cut(s, "/")
 	return s
