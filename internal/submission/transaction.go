@@ -175,7 +175,14 @@ func (se *session) sendMail(cmd *server.Command, from smtp.Path, params smtp.Mai
 		se.events.end(tx.events, ending{server: aborted, relay: aborted})
 		return refusal, e
 	}
-	se.setTx(tx)
+	se.mu.Lock()
+	old := se.tx
+	se.tx = tx
+	refused := old != nil && old.state == mailRefused
+	se.mu.Unlock()
+	if refused {
+		se.events.end(old.events, ending{server: aborted, relay: aborted})
+	}
 	return refusal, nil
 }
 

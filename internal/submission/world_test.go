@@ -66,6 +66,12 @@ type login struct {
 // newWorld starts a worker that serves many clients.
 func newWorld(t testing.TB, conf map[string]string) *world {
 	t.Helper()
+	return newWorldWith(t, conf, func(*world) {})
+}
+
+// newWorldWith is newWorld with more around the worker.
+func newWorldWith(t testing.TB, conf map[string]string, more func(*world)) *world {
+	t.Helper()
 	w := &world{t: t, config: map[string]string{"hostname": "host.test", "submission_relay_host": "127.0.0.1"}, logins: map[uint32]login{}, ids: new(atomic.Uint32), mu: new(sync.Mutex)}
 	for k, v := range conf {
 		w.config[k] = v
@@ -85,6 +91,7 @@ func newWorld(t testing.TB, conf map[string]string) *world {
 	w.svc.Env.ConfigFile = filepath.Join(w.svc.Dir, "config")
 	w.listen("config", w.serveConfig)
 	w.listen("auth-master", w.serveAuth)
+	more(w)
 	w.socket = w.svc.Unix(masterproto.Listener{Name: "submission"})
 	w.child = w.svc.Start()
 	w.child.AwaitCount(1000)
