@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/user"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -37,6 +36,9 @@ type Options struct {
 	// Around: the checks of 2.4 find settings that belong to a named filter by their names
 	// around it, not in it. So doveconf has them when it prints single settings.
 	Around bool
+	// Pipes has what was read of pipes and devices, for further Loads of the same files; nil
+	// is for one Load.
+	Pipes *Pipes
 	// Resolve finds the address of a host name in local and remote; nil asks the system,
 	// at most 30 seconds for each.
 	Resolve resolver
@@ -84,6 +86,9 @@ func newParser(path string, opt Options) *parser {
 	if opt.Own {
 		opt.Schema = withOwn{opt.Schema}
 	}
+	if opt.Pipes == nil {
+		opt.Pipes = &Pipes{}
+	}
 	root := &Scope{Block: &Block{}}
 	p := &parser{
 		opt: opt, schema: opt.Schema,
@@ -111,7 +116,7 @@ type parser struct {
 	byMatch map[string][]*Scope // cfg.Filters by Match.key
 	bytes   int64               // of all files opened and values made so far
 	content map[string]string   // of <files that have been read
-	until   time.Time           // when pipes must have ended
+	piped   map[string]int      // how many times pipes and devices were read
 	// stopped: a bound of source.go was passed, nothing more is included.
 	stopped bool
 

@@ -41,6 +41,9 @@ var errTooLarge = errors.New("the file is too large")
 // readFile returns the content of a file. It never hangs: pipes and devices get readTimeout
 // in all, counted from the first one. dir says that path is a directory; it has no content.
 func (p *parser) readFile(path string) (content string, dir bool, err error) {
+	if r, ok := p.again(path); ok {
+		return r.text, false, r.err
+	}
 	// Without O_NONBLOCK the open of a pipe would wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
 	if err != nil {
@@ -48,8 +51,6 @@ func (p *parser) readFile(path string) (content string, dir bool, err error) {
 	}
 	defer f.Close()
 	st, err := f.Stat()
-	var text strings.Builder
-	limit := int64(maxFileSize)
 	switch {
 	case err != nil:
 		return "", false, err
@@ -59,28 +60,41 @@ func (p *parser) readFile(path string) (content string, dir bool, err error) {
 		if st.Size() > maxFileSize {
 			return "", false, errTooLarge
 		}
-		text.Grow(int(st.Size()))
-	default:
-		limit = maxPipeSize
-		if p.until.IsZero() {
-			p.until = time.Now().Add(readTimeout)
-		}
-		if st.Mode()&fs.ModeNamedPipe != 0 {
-			if err := awaitWriter(f, p.until); err != nil {
-				return "", false, err
-			}
-		}
-		// Devices that cannot wait (/dev/null, /dev/zero) refuse a deadline and need none.
-		_ = f.SetReadDeadline(p.until)
+		content, err = readAll(f, st.Size(), maxFileSize)
+		return content, false, err
 	}
+	content, err = p.readPipe(f, st)
+	p.keep(path, pipeRead{content, err})
+	return content, false, err
+}
+
+func (p *parser) readPipe(f *os.File, st fs.FileInfo) (string, error) {
+	until := &p.opt.Pipes.until
+	if until.IsZero() {
+		*until = time.Now().Add(readTimeout)
+	}
+	if st.Mode()&fs.ModeNamedPipe != 0 {
+		if err := awaitWriter(f, *until); err != nil {
+			return "", err
+		}
+	}
+	// Devices that cannot wait (/dev/null, /dev/zero) refuse a deadline and need none.
+	_ = f.SetReadDeadline(*until)
+	return readAll(f, 0, maxPipeSize)
+}
+
+// readAll reads up to limit bytes; size are expected.
+func readAll(f *os.File, size, limit int64) (string, error) {
+	var text strings.Builder
+	text.Grow(int(size))
 	n, err := io.Copy(&text, io.LimitReader(f, limit+1))
 	switch {
 	case err != nil:
-		return "", false, err
+		return "", err
 	case n > limit:
-		return "", false, errTooLarge
+		return "", errTooLarge
 	}
-	return text.String(), false, nil
+	return text.String(), nil
 }
 
 // awaitWriter waits until someone has written to a pipe, or closed it after that; a pipe

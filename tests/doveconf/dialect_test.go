@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"dovetail/internal/conf"
 	"dovetail/internal/conf/doveconf"
 )
 
@@ -17,7 +18,7 @@ var undecided = []string{
 func TestDialectIsFound(t *testing.T) {
 	for _, version := range []string{"2.3", "2.4"} {
 		for _, c := range cases(t, version) {
-			if got := doveconf.DialectOf(c.String() + ".conf"); (got == version) == slices.ContainsFunc(undecided, func(u string) bool { return strings.HasSuffix(c.String(), u) }) {
+			if got := doveconf.DialectOf(c.String()+".conf", &conf.Pipes{}); (got == version) == slices.ContainsFunc(undecided, func(u string) bool { return strings.HasSuffix(c.String(), u) }) {
 				t.Errorf("%s: %s", c, got)
 			}
 		}

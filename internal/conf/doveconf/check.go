@@ -39,6 +39,7 @@ type checker struct {
 	standalone bool
 	dialect    string
 	files      []string
+	pipes      conf.Pipes
 	now        time.Time
 }
 
@@ -118,9 +119,9 @@ func (c *checker) options(args []string) error {
 func (c *checker) check(file string) (*conf.Config, hcl.Diagnostics) {
 	dialect := c.dialect
 	if dialect == "" {
-		dialect = DialectOf(file)
+		dialect = DialectOf(file, &c.pipes)
 	}
-	opt := conf.Options{Expand: true, Env: c.env.LookupEnv, Own: c.standalone, Also: c.env.Also}
+	opt := conf.Options{Expand: true, Env: c.env.LookupEnv, Own: c.standalone, Also: c.env.Also, Pipes: &c.pipes}
 	var cfg *conf.Config
 	var diags hcl.Diagnostics
 	var s subject

@@ -3,6 +3,7 @@ package doveconf
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -32,10 +33,11 @@ func runConvert(args []string, env Env) int {
 		fmt.Fprintf(env.Stderr, "doveconf-lite convert: %v\n%s", err, convertUsage)
 		return 2
 	}
-	if DialectOf(file) == "2.4" {
-		b, err := os.ReadFile(file)
+	opt := conf.Options{Env: env.LookupEnv, Pipes: &conf.Pipes{}}
+	if DialectOf(file, opt.Pipes) == "2.4" {
+		text, err := opt.Pipes.ReadFile(file)
 		if err == nil {
-			_, err = env.Stdout.Write(b)
+			_, err = io.WriteString(env.Stdout, text)
 		}
 		if err != nil {
 			fmt.Fprintf(env.Stderr, "doveconf-lite convert: %v\n", err)
@@ -43,7 +45,6 @@ func runConvert(args []string, env Env) int {
 		}
 		return 0
 	}
-	opt := conf.Options{Env: env.LookupEnv}
 	cfg, diags := conf.Load(file, opt)
 	if wantsSieve(diags) {
 		opt.Schema = conf.Dovecot23Sieve()
@@ -120,7 +121,8 @@ type Note struct {
 const maxRepairs = 1000
 
 // Convert returns the configuration of 2.3 at path for 2.4, and what could not be
-// converted. The file must be right for 2.3. The result is right for our parser of 2.4.
+// converted. The file must be right for 2.3; if it was read before and is a pipe, opt.Pipes
+// has it. The result is right for our parser of 2.4.
 func Convert(path string, opt conf.Options) (string, []Note, error) {
 	return newConverter(path, opt).proven()
 }

@@ -1,16 +1,17 @@
 package doveconf
 
 import (
-	"bufio"
 	"io"
 	"os"
 	"strings"
 	"syscall"
+
+	"dovetail/internal/conf"
 )
 
-// chooseDialect takes --dialect out of args. Without it the main file says: a file that
-// sets dovecot_config_version or dovecot_storage_version is for 2.4.
-func chooseDialect(args []string, env Env) (dialect string, rest []string, err error) {
+// chooseDialect takes --dialect out of args. Without it the main file says: one that sets
+// dovecot_config_version or dovecot_storage_version is for 2.4.
+func chooseDialect(args []string, env Env, pipes *conf.Pipes) (dialect string, rest []string, err error) {
 	file := mainFile(env)
 	for i := 0; i < len(args); i++ {
 		arg := args[i]
@@ -38,7 +39,7 @@ func chooseDialect(args []string, env Env) (dialect string, rest []string, err e
 		dialect = value
 	}
 	if dialect == "" {
-		dialect = DialectOf(file)
+		dialect = DialectOf(file, pipes)
 	}
 	return dialect, rest, nil
 }
@@ -46,28 +47,30 @@ func chooseDialect(args []string, env Env) (dialect string, rest []string, err e
 // dialectScan is how much of a file is searched for its version.
 const dialectScan = 1 << 20
 
-// DialectOf says whether the file at path is for 2.3 or 2.4. One that cannot be read, or
-// is no plain file, counts as 2.3.
-func DialectOf(path string) string {
-	if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
-		return "2.3" // who opens a pipe takes what is in it
+// DialectOf says whether the file at path is for 2.3 or 2.4. One that cannot be read counts
+// as 2.3. What it takes out of a pipe stays in pipes, for the Loads that follow.
+func DialectOf(path string, pipes *conf.Pipes) string {
+	if conf.SetsVersion(beginning(path, pipes)) {
+		return "2.4"
+	}
+	return "2.3"
+}
+
+// beginning is the first dialectScan bytes of a file, "" if it cannot be read.
+func beginning(path string, pipes *conf.Pipes) string {
+	st, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	if !st.Mode().IsRegular() {
+		text, _ := pipes.ReadFile(path)
+		return text[:min(len(text), dialectScan)]
 	}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return "2.3"
+		return ""
 	}
 	defer f.Close()
-	r := bufio.NewReader(io.LimitReader(f, dialectScan))
-	for {
-		l, err := r.ReadString('\n')
-		l = strings.TrimLeft(l, " \t\r\v\f")
-		for _, key := range []string{"dovecot_config_version", "dovecot_storage_version"} {
-			if rest, ok := strings.CutPrefix(l, key); ok && strings.HasPrefix(strings.TrimLeft(rest, " \t"), "=") {
-				return "2.4"
-			}
-		}
-		if err != nil {
-			return "2.3"
-		}
-	}
+	b, _ := io.ReadAll(io.LimitReader(f, dialectScan))
+	return string(b)
 }

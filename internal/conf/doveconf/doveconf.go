@@ -46,7 +46,7 @@ func Main(args []string, env Env) int {
 		}
 	}
 	r := run24{run: run{env: env, out: output{w: env.Stdout, terminal: env.Terminal}, warned: map[string]bool{}}}
-	dialect, args, err := chooseDialect(args, env)
+	dialect, args, err := chooseDialect(args, env, &r.pipes)
 	switch {
 	case err != nil:
 	case dialect == "2.4":
@@ -118,6 +118,8 @@ type run struct {
 	out output
 	o   options
 	opt conf.Options // as the configuration was loaded with
+	// pipes are those among the files.
+	pipes conf.Pipes
 	// later: the dialect is that of 2.4.
 	later bool
 	// warned are the warnings of checks that have been said and are not repeated.
@@ -184,7 +186,7 @@ func (r *run) run(args []string) error {
 // installed, or if the files use them.
 func (r *run) load() (*conf.Config, hcl.Diagnostics, *all.Table) {
 	o := &r.o
-	r.opt = conf.Options{Expand: o.expand, Env: r.env.LookupEnv}
+	r.opt = conf.Options{Expand: o.expand, Env: r.env.LookupEnv, Pipes: &r.pipes}
 	if !o.everything {
 		r.opt.Only = selection(all.V23Sieve(), o.modules)
 	}

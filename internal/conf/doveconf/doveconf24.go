@@ -53,7 +53,7 @@ func (r *run24) main(args []string) error {
 		r.c = conf.Defaults24()
 	} else {
 		c, diags := conf.Load24(o.file, conf.Options{
-			Expand: o.expand, Env: r.env.LookupEnv, IgnoreUnknown: o.ignoreUnknown, Around: len(o.names) > 0 && !strings.Contains(o.names[0], "/"),
+			Expand: o.expand, Env: r.env.LookupEnv, Pipes: &r.pipes, IgnoreUnknown: o.ignoreUnknown, Around: len(o.names) > 0 && !strings.Contains(o.names[0], "/"),
 		})
 		r.c = c
 		if err := r.report(diags); err != nil {

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"dovetail/internal/conf"
 )
 
 // FuzzPrint: what doveconf-lite prints of any configuration is read back, and printed the
@@ -85,7 +87,7 @@ func FuzzConvert(f *testing.F) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if DialectOf(file) != "2.3" {
+		if DialectOf(file, &conf.Pipes{}) != "2.3" {
 			return
 		}
 		out, _, status := call("convert", "--to", "2.4", file)
