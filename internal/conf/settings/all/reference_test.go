@@ -33,6 +33,27 @@ func TestReference(t *testing.T) {
 	}
 }
 
+// What its head says of units is so: `fails` has the values that must have one.
+func TestUnitsOfReference(t *testing.T) {
+	for _, x := range []struct {
+		typ   settings.Type
+		value string
+		fails bool
+	}{
+		{settings.Size, "40", false}, {settings.Size, "40M", false},
+		{settings.Time, "30", true}, {settings.Time, "30s", false}, {settings.Time, "5 mins", false}, {settings.Time, "0", false},
+		{settings.MSecs, "30", true}, {settings.MSecs, "30s", false}, {settings.MSecs, "0", false},
+	} {
+		if _, err := x.typ.Normalise(x.value, nil); (err != nil) != x.fails {
+			t.Errorf("%v %s: %v", x.typ, x.value, err)
+		}
+	}
+	head, _, _ := strings.Cut(settingsReference(t), "## ")
+	if !strings.Contains(head, "a time must have one (`30s`, `5 mins`), except 0.") {
+		t.Errorf("%s", head)
+	}
+}
+
 // docs are the lines of doc.txt.
 func docs(t *testing.T) map[string]string {
 	t.Helper()
@@ -69,7 +90,7 @@ func settingsReference(t *testing.T) string {
 
 	var b strings.Builder
 	b.WriteString("# Settings\n\nNames, types and defaults are those of Dovecot 2.3.19.1 in Debian; `-` is what 2.4 does not have.\n" +
-		"A size is in octets unless it has a unit (`40M`), a time has one (`30s`, `5 mins`; alone it is seconds).\n" +
+		"A size is in octets unless it has a unit (`40M`), a time must have one (`30s`, `5 mins`), except 0.\n" +
 		"What `doveconf-lite` prints of a configuration is that of `doveconf`; `doveconf-lite check` says what the programs do not do.\n\n" +
 		"## What the programs use\n\n| setting | type | default | in 2.4 | used by | |\n| --- | --- | --- | --- | --- | --- |\n")
 	doc := docs(t)
