@@ -44,7 +44,7 @@ var record = flag.Bool("record", false, "record testdata/dialogs/*.txt from priv
 // cookie of L. {cram:user:password}, {scram-sha-1:user:password:authzid} and {next} are
 // what a client answers. "do NAME ARGS" does something to the files.
 //
-// To record anew: go test -run TestRecord -record ./internal/standalone/authd
+// To record anew: go test ./internal/standalone/authd -run TestRecord -record
 type dialog struct {
 	path  string
 	conf  string

@@ -17,7 +17,13 @@ import (
 	"github.com/go-crypt/x/yescrypt"
 )
 
-// cryptVerify checks what crypt(3) made, by its prefix. Nothing stored matches nothing.
+// maxCrypt is how many octets of a password crypt(3) takes, as libcrypt has it. A longer
+// one matches nothing. Without the bound a stranger could say one that costs seconds of
+// hashing: the time of $5$ and $6$ grows with the square of the length.
+const maxCrypt = 511
+
+// cryptVerify checks what crypt(3) made, by its prefix. Nothing stored matches nothing. As
+// in Dovecot, which has its own bcrypt, that one takes a password of any length.
 func cryptVerify(plain string, stored []byte) (bool, error) {
 	var made []byte
 	var err error
@@ -26,6 +32,8 @@ func cryptVerify(plain string, stored []byte) (bool, error) {
 		return false, nil
 	case len(s) > 4 && s[0] == '$' && s[1] == '2' && s[3] == '$':
 		return blowfishVerify(plain, stored)
+	case len(plain) > maxCrypt:
+		return false, nil
 	case strings.HasPrefix(s, "$1$"):
 		made = md5Crypt(plain, s)
 	case strings.HasPrefix(s, "$5$"):
@@ -43,6 +51,15 @@ func cryptVerify(plain string, stored []byte) (bool, error) {
 		err = errors.New("crypt() failed: hash method is not supported")
 	}
 	return err == nil && equal(made, stored), err
+}
+
+// md5CryptVerify is the scheme of its own. As in Dovecot, whose own function it is, it has
+// no bound: what a login line can hold takes it no longer than ARGON2ID takes for any.
+func md5CryptVerify(plain string, stored []byte) (bool, error) {
+	if !bytes.HasPrefix(stored, []byte("$1$")) {
+		return false, nil
+	}
+	return equal(md5Crypt(plain, string(stored)), stored), nil
 }
 
 func md5Crypt(plain, s string) []byte {

@@ -51,7 +51,7 @@ type scheme struct {
 // schemes has Dovecot's builtin schemes.
 var schemes = [...]scheme{
 	{"MD5", "MD5", raw, 0, nil, md5Verify, slow},
-	{"MD5-CRYPT", "MD5", raw, 0, nil, cryptVerify, slow},
+	{"MD5-CRYPT", "MD5", raw, 0, nil, md5CryptVerify, slow},
 	{"SHA", "SHA1", b64, sha1.Size, digest(sha1.New), nil, nil},
 	{"SHA1", "SHA1", b64, sha1.Size, digest(sha1.New), nil, nil},
 	{"SHA256", "SHA256", b64, sha256.Size, digest(sha256.New), nil, nil},
@@ -248,7 +248,7 @@ func salted(name string, h func() hash.Hash) func(string, []byte) (bool, error) 
 // md5Verify is the old name for both: MD5-CRYPT, and PLAIN-MD5 in hex or base64.
 func md5Verify(plain string, stored []byte) (bool, error) {
 	if bytes.HasPrefix(stored, []byte("$1$")) {
-		return cryptVerify(plain, stored)
+		return md5CryptVerify(plain, stored)
 	}
 	want, err := decode(string(stored), hexa, md5.Size, true)
 	if err != nil {

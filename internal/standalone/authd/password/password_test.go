@@ -2,6 +2,8 @@ package password
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/sha512"
 	"errors"
 	"flag"
 	"os"
@@ -12,13 +14,15 @@ import (
 	"time"
 
 	"dovetail/internal/testkit/need"
+
+	"github.com/go-crypt/x/yescrypt"
 )
 
 var record = flag.Bool("record", false, "record testdata/doveadm.txt with the installed doveadm")
 
 // testdata/doveadm.txt holds stored passwords, many of them made by doveadm, and what
 // doveadm said of them: stored, user, password and verdict, separated by TAB. Its first
-// line is the version. To record anew: go test -run TestRecord -record ./.../password
+// line is the version. To record anew: go test ./.../password -run TestRecord -record
 const vectors = "testdata/doveadm.txt"
 
 const (
@@ -42,6 +46,7 @@ var handmade = []string{
 	"{SSHA}AAAA", "{SMD5}AAAA", "{SHA}zz", "{SHA}", "{FOO}AAAA", "{}x", "{PLAIN}", "{CLEARTEXT}secr3t pass ",
 	"{PBKDF2}x", "{PBKDF2}$1$salt$5000$zz", "{PBKDF2}$1$salt$5000", "{PBKDF2}$1$salt$x$a5d847094be16a5dc9439c7fb01c2daff5fffbb8",
 	"{CRYPT}", "{CRYPT}x", "{CRYPT}$9$asd", "{CRYPT}*", "{CRYPT}!!", "{DES-CRYPT}..", "{DES-CRYPT}!!IDHOntWAg2.",
+	"{MD5-CRYPT}x", "{MD5-CRYPT}", "{MD5-CRYPT}IDHOntWAg2.", "{MD5-CRYPT}$5$rounds=1500$abcdefgh$EqCjYB7jitFbxPqL5zcOO1Dhq1ncDqvrEWq.jOquliC",
 	"{SHA512-CRYPT}$6$", "{SHA512-CRYPT}$6$rounds=x$salt$hash", "{SHA512-CRYPT}$6$rounds=10$salt$hash",
 	"{BLF-CRYPT}x", "{BLF-CRYPT}$2y$05$0LSrxi6coXa7LyzlLyc6wOdi4wwKaWkfMK0UFzD0TIM/l9lBXUKE", "{BLF-CRYPT}$2y$03$0LSrxi6coXa7LyzlLyc6wOdi4wwKaWkfMK0UFzD0TIM/l9lBXUKE6",
 	"{SCRAM-SHA-1}x", "{SCRAM-SHA-1}4095,m76hW33/y6uU4HbxSKeYzQ==,woqXI9D+0Nn+TOPitDnRJeEMkDE=,7924iWwDFcrMscCmLRqNlAmQ/a8=",
@@ -49,6 +54,34 @@ var handmade = []string{
 	"{CRAM-MD5}51ebf3e0", "{CRAM-MD5}51ebf3e04675f5c92a092e6d465d03d544c059367c0058f5d3b11ea61385b40g",
 	"{ARGON2ID}x", "{ARGON2ID}$argon2id$v=19$m=8,t=0,p=1$5VQ1ORpnnTpZ2WskV0fYWg$Pu3HN7t0GtrzZwHgSIt66CwdO4gB/eNJCHY2W78dyPc",
 	"{ARGON2I}$argon2id$v=19$m=65536,t=3,p=1$5VQ1ORpnnTpZ2WskV0fYWg$Pu3HN7t0GtrzZwHgSIt66CwdO4gB/eNJCHY2W78dyPc",
+}
+
+// ofLength are stored passwords of n octets, which password returns: of crypt(3), of which
+// libcrypt takes 511 octets, and of those that have no bound.
+func ofLength(t *testing.T, n int, doveadm func(args ...string) string) (password string, stored []string) {
+	t.Helper()
+	password = strings.Repeat("long", n/4+1)[:n]
+	made := func(hash []byte, err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored = append(stored, "{CRYPT}"+string(hash))
+	}
+	made(shaCrypt(sha256.New, password, "$5$abcdefgh$"))
+	made(shaCrypt(sha512.New, password, "$6$abcdefgh$"))
+	made(sha1Crypt(password, "$sha1$100$abcdefgh$"))
+	made(yescrypt.Hash([]byte(password), []byte("$y$j75$abcdefgh$")))
+	made(desCrypt(password, "ab"), nil)
+	hash := md5Crypt(password, "$1$abcdefgh$")
+	made(hash, nil)
+	for i, name := range []string{"{SHA256-CRYPT}", "{SHA512-CRYPT}"} {
+		stored = append(stored, strings.Replace(stored[i], "{CRYPT}", name, 1))
+	}
+	stored = append(stored, "{MD5-CRYPT}"+string(hash), "{MD5}"+string(hash), "{DES-CRYPT}"+string(desCrypt(password, "ab")))
+	for _, name := range []string{"BLF-CRYPT", "CRYPT", "PBKDF2", "SCRAM-SHA-256", "ARGON2ID", "SSHA512"} {
+		stored = append(stored, doveadm("-s", name, "-u", user, "-p", password))
+	}
+	return password, stored
 }
 
 func TestRecord(t *testing.T) {
@@ -70,13 +103,21 @@ func TestRecord(t *testing.T) {
 		}
 	}
 	out := "version " + b.Version + "\n"
+	ask := func(s, p string) {
+		verdict := doveadm("-t", s, "-u", user, "-p", p)
+		if strings.HasSuffix(verdict, " (verified)") {
+			verdict = "verified"
+		}
+		out += strings.Join([]string{s, user, p, strings.TrimPrefix(verdict, "Fatal: ")}, "\t") + "\n"
+	}
 	for _, s := range stored {
-		for _, p := range []string{right, wrong} {
-			verdict := doveadm("-t", s, "-u", user, "-p", p)
-			if strings.HasSuffix(verdict, " (verified)") {
-				verdict = "verified"
-			}
-			out += strings.Join([]string{s, user, p, strings.TrimPrefix(verdict, "Fatal: ")}, "\t") + "\n"
+		ask(s, right)
+		ask(s, wrong)
+	}
+	for _, n := range []int{511, 512} {
+		p, stored := ofLength(t, n, doveadm)
+		for _, s := range stored {
+			ask(s, p)
 		}
 	}
 	if err := os.WriteFile(vectors, []byte(out), 0o644); err != nil {
