@@ -376,7 +376,7 @@ func (m *message) refuse() {
 // Otherwise it returns the refusal.
 func (se *session) mayHaveData(chunk bool) smtp.Reply {
 	if se.chunks > 0 && se.failed {
-		return smtp.NewReply(503, "5.5.0", "Previous data chunk failed, issue RSET first")
+		return chunkFailed
 	}
 	if se.standing() != mailOpen {
 		return mailNeeded

@@ -108,3 +108,28 @@ func TestNoNestedMail(t *testing.T) {
 		}
 	}
 }
+
+// A chunk that makes the message too large ends the transaction at a relay that had a part
+// of it behind DATA. The client's goes on until RSET, and RCPT says so.
+func TestRcptBehindARefusedChunk(t *testing.T) {
+	w := newWorld(t, map[string]string{"submission_max_mail_size": "300 k"})
+	for name, between := range map[string]string{"at once": "", "with another connection": "NOOP\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			r := relay.Start(t, relay.Options{Caps: []string{"PIPELINING"}})
+			c := w.in(t).open(r)
+			begin(c)
+			c.Write("BDAT 200000\r\n" + strings.Repeat("x", 200000))
+			c.Expect("250 2.0.0 Added 200000 octets")
+			c.Write("BDAT 200000\r\n" + strings.Repeat("x", 200000))
+			c.Expect("552 5.2.3 Message size exceeds administrative limit")
+			if between != "" {
+				c.Write(between)
+				c.Expect("250 2.0.0 OK")
+			}
+			c.Do("RCPT TO:<a@b>", "503 5.5.0 Previous data chunk failed, issue RSET first")
+			c.Do("RSET", "250")
+			begin(c)
+			c.Do("QUIT", "221")
+		})
+	}
+}

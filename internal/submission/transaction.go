@@ -16,6 +16,7 @@ type transaction struct {
 	from     smtp.Path
 	params   smtp.MailParams
 	received time.Time
+	conn     *client.Conn // that has it
 
 	// Guarded by session.mu, as the relay's reader changes them.
 	state     mailState
@@ -40,6 +41,12 @@ const (
 // isOpen says whether something would be lost with the relay. session.mu is held; tx may be
 // nil.
 func (tx *transaction) isOpen() bool { return tx != nil && tx.state != mailRefused && !tx.answered }
+
+func (se *session) isOpen(tx *transaction) bool {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	return tx.isOpen()
+}
 
 // setTx makes tx the open transaction, nil for none.
 func (se *session) setTx(tx *transaction) {
@@ -87,6 +94,7 @@ var (
 	tooMany      = smtp.NewReply(451, "4.5.3", "Too many recipients")
 	tooBig       = smtp.NewReply(552, "5.2.3", "Message size exceeds administrative limit")
 	tooBigThere  = smtp.NewReply(552, "5.3.4", "Message size exceeds fixed maximum message size")
+	chunkFailed  = smtp.NewReply(503, "5.5.0", "Previous data chunk failed, issue RSET first")
 	badSequence  = smtp.NewReply(503, "5.5.0", "Bad sequence of commands")
 	badArgument  = smtp.NewReply(501, "5.5.4", "Invalid parameters")
 	done         = smtp.NewReply(250, "2.0.0", "OK")
@@ -167,7 +175,7 @@ func (se *session) sendMail(cmd *server.Command, from smtp.Path, params smtp.Mai
 		}
 	}
 	params.Auth, params.HasAuth = se.authParam(caps)
-	tx := &transaction{from: from, params: params, received: time.Now()}
+	tx := &transaction{from: from, params: params, received: time.Now(), conn: se.conn}
 	codes := se.codes
 	se.events.mail(tx)
 	line := smtp.AppendMail(make([]byte, 0, 128), from, &params, caps)
@@ -269,8 +277,11 @@ func (se *session) rcpt(cmd *server.Command) bool {
 	to, params, refusal := smtp.ParseRcpt(cmd.Params, se.announced(), se.u.workarounds)
 	switch {
 	case !refusal.IsZero():
-	case !se.live():
-		return false // with a transaction open the end of its connection is the session's
+	case !se.live() || se.conn != tx.conn:
+		if se.isOpen(tx) {
+			return false // the end of its connection is the session's
+		}
+		refusal = chunkFailed
 	case se.msg != nil && se.msg.inData():
 		refusal = badSequence // the relay is in the middle of the message
 	default:
