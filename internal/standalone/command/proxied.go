@@ -123,19 +123,6 @@ func kickProxied(base string, all []session, m usermask.Mask, done []int) (count
 
 // unasked says whether there are login processes that are not among the pids done.
 func unasked(base string, done []int) (bool, error) {
-	m, err := askMaster(base)
-	if err != nil {
-		return false, err
-	}
-	defer m.close()
-	if err := m.greeting(); err != nil {
-		return false, err
-	}
-	rows, err := m.table("PROCESS-STATUS", "submission-login")
-	for _, row := range rows {
-		if pid, err := strconv.Atoi(row[min(1, len(row)-1)]); err == nil && !slices.Contains(done, pid) {
-			return true, nil
-		}
-	}
-	return false, err
+	pids, err := processes(base, "submission-login")
+	return slices.ContainsFunc(pids, func(pid int) bool { return !slices.Contains(done, pid) }), err
 }

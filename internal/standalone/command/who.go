@@ -234,8 +234,16 @@ func (c *call) kick(m usermask.Mask, force bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	ours, err := processes(base, "submission", "submission-login")
+	if err != nil {
+		return 0, err
+	}
 	var kicked []string
 	plan, shared := planKick(all, m, done, force)
+	plan, strangers := known(plan, ours)
+	for _, s := range strangers {
+		c.error("not kicked: anvil has process %d for %s, but that is no process of submission", s.pid, printable(s.user))
+	}
 	for _, s := range all {
 		if means(m, s) && slices.Contains(done, s.pid) {
 			kicked = append(kicked, printable(s.user))
@@ -303,6 +311,43 @@ func planKick(all []session, m usermask.Mask, done []int, force bool) (plan []se
 	}
 	slices.Sort(shared)
 	return plan, slices.Compact(shared)
+}
+
+// known returns those sessions of a plan whose processes are among ours, and those of
+// which that is not so, though there is such a process. Any worker can tell anvil any
+// process ID: one that a stranger has taken over must not choose whom root ends.
+func known(plan []session, ours []int) (in, out []session) {
+	for _, s := range plan {
+		switch {
+		case slices.Contains(ours, s.pid):
+			in = append(in, s)
+		case unix.Kill(s.pid, 0) == nil:
+			out = append(out, s)
+		}
+	}
+	return in, out
+}
+
+// processes returns the process IDs that the master has for services.
+func processes(base string, services ...string) (pids []int, err error) {
+	m, err := askMaster(base)
+	if err != nil {
+		return nil, err
+	}
+	defer m.close()
+	if err := m.greeting(); err != nil {
+		return nil, err
+	}
+	rows, err := m.table(append([]string{"PROCESS-STATUS"}, services...)...)
+	for _, row := range rows {
+		if len(row) < 2 || !slices.Contains(services, row[0]) {
+			continue
+		}
+		if pid, err := strconv.Atoi(row[1]); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, err
 }
 
 // askKick has the master ask its processes. It returns the number of sessions ended, and
