@@ -22,6 +22,8 @@
 // which is how most editors write, nobody in it can log in until `dovetail reload` starts
 // an auth process that reads it as root: every login is a temporary failure, and the log
 // says why. To go on with what was in the old file would let people in who were taken out.
+// In a directory where only root may look the old file tells: it is gone, elsewhere, or has
+// got other links, owners or modes.
 //
 // # Load
 //
