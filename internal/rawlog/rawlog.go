@@ -6,7 +6,8 @@
 //	20260131-094501.4711.1.in   1769849101.123456 EHLO client.example
 //	20260131-094501.4711.1.out  1769849101.123501 250-mx.example.net
 //
-// They hold everything, passwords too: who makes the directory wants that.
+// They hold everything that they are given, passwords too: who makes the directory wants
+// that.
 package rawlog
 
 import (
@@ -27,8 +28,8 @@ const MaxFile = 1 << 30
 
 var counter atomic.Uint32 // of this process; part of the names
 
-// A Log is the pair of files of one connection. The nil Log keeps nothing. In and Out may
-// be called by one goroutine each.
+// A Log is the pair of files of one connection. The nil Log keeps nothing. Any goroutine may
+// use it.
 type Log struct {
 	in, out file
 }
@@ -141,6 +142,23 @@ func (f *file) close() {
 	if f.f != nil {
 		f.f.Close()
 		f.f = nil
+	}
+}
+
+// Tap returns what is lent the octets that pass, as received (in) or as sent; of errors,
+// failed hears. For the nil Log it is nil.
+func (l *Log) Tap(failed func(error)) func(in bool, b []byte) {
+	if l == nil {
+		return nil
+	}
+	return func(in bool, b []byte) {
+		write := l.Out
+		if in {
+			write = l.In
+		}
+		if err := write(b); err != nil {
+			failed(err)
+		}
 	}
 }
 

@@ -143,3 +143,24 @@ func TestWrap(t *testing.T) {
 		t.Error("wrapped for nothing")
 	}
 }
+
+// Tap is In and Out in one, and nil where nothing is kept.
+func TestTap(t *testing.T) {
+	var none *Log
+	if none.Tap(nil) != nil {
+		t.Error("a tap into nothing")
+	}
+	dir := t.TempDir()
+	l, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tap := l.Tap(func(err error) { t.Error(err) })
+	tap(true, []byte("in\n"))
+	tap(false, []byte("out\n"))
+	l.Close()
+	got := files(t, dir)
+	if in, out := stamp.ReplaceAllString(got[".in"], ""), stamp.ReplaceAllString(got[".out"], ""); in != "in\n" || out != "out\n" {
+		t.Errorf("in %q, out %q", in, out)
+	}
+}

@@ -32,6 +32,34 @@ func TestRelayClosesBehindXclient(t *testing.T) {
 	}
 }
 
+// If the connection ends behind that EHLO, and MAIL goes to another one, then as its first
+// MAIL would.
+func TestMailBeginsAgain(t *testing.T) {
+	w := newWorld(t, map[string]string{"submission_relay_trusted": "yes"})
+	caps := []string{"PIPELINING", "8BITMIME", "XCLIENT ADDR"}
+	again := 0
+	for range 30 {
+		r := relay.Start(t, relay.Options{Caps: caps, Scripts: []relay.Script{
+			{relay.EHLO: {{}, relay.Close("250-relay.test", "250-PIPELINING", "250-8BITMIME", "250 XCLIENT ADDR")}}, {},
+		}})
+		c := w.open(r, "submission_backend_capabilities=8BITMIME")
+		c.Do("NOOP", "250") // connects
+		c.Send("MAIL FROM:<a@b> BODY=8BITMIME")
+		switch answer := c.Line(); answer[:3] {
+		case "250": // the one behind had it
+			again++
+			if lines := r.Conn(1).Lines; fmt.Sprint(lines) != "[EHLO host.test XCLIENT ADDR=192.0.2.7 EHLO host.test MAIL FROM:<a@b> BODY=8BITMIME]" {
+				t.Errorf("%q", lines)
+			}
+		case "421": // the end was noticed late
+		default:
+			t.Error(answer)
+		}
+		c.Close()
+	}
+	t.Logf("%d of 30 by another connection", again)
+}
+
 // The relay's answer to DATA or EHLO's RSET counts, also if it closes behind it.
 func TestRelayClosesBehindItsAnswer(t *testing.T) {
 	w := newWorld(t, nil)

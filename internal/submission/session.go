@@ -17,6 +17,7 @@ import (
 	"dovetail/internal/process/event"
 	"dovetail/internal/process/pace"
 	"dovetail/internal/process/service"
+	"dovetail/internal/rawlog"
 	"dovetail/internal/smtp"
 	"dovetail/internal/smtp/client"
 	"dovetail/internal/smtp/server"
@@ -74,7 +75,7 @@ type session struct {
 	msg    *message     // what they bring; nil before the first
 	count  int          // MAILs that were accepted; guarded by mu
 
-	tapClient, tapRelay *rawlog
+	rawClient, rawRelay *rawlog.Log
 	events              events
 
 	ctx    context.Context
@@ -118,20 +119,22 @@ func newSession(w *worker, cl *service.Client, u *user, login *handoff.Login, nc
 			log.Warning("Unknown SMTP capability in submission_backend_capabilities: %s", name)
 		}
 	}
-	se.tapClient = openRawlog(u, u.set.RawlogDir, log)
-	se.tapRelay = openRawlog(u, u.set.RelayRawlogDir, log)
+	se.rawClient = openRawlog(u, u.set.RawlogDir, log)
+	se.rawRelay = openRawlog(u, u.set.RelayRawlogDir, log)
 	var watcher server.Watcher
 	if w.stats != nil {
 		se.events.begin(w.stats, se.id, u.remote)
 		watcher = &se.events
 	}
 	se.c = server.New(nc, server.Options{
-		Hostname: u.hostname, MaxParams: maxParams, IdleTimeout: idleTimeout, Tap: se.tapClient.tap(), Watcher: watcher,
+		Hostname: u.hostname, MaxParams: maxParams, IdleTimeout: idleTimeout, Tap: se.rawClient.Tap(se.rawlogFailed), Watcher: watcher,
 		Pause: se.flushRelay,
 	})
 	se.c.Preload(s.Pending)
 	return se
 }
+
+func (se *session) rawlogFailed(err error) { se.log.Error("%v", err) }
 
 // parseWorkarounds reads submission_client_workarounds; those of the login process are
 // accepted.
@@ -174,8 +177,8 @@ func (se *session) serve(ctx context.Context) {
 	se.logout()
 	se.c.Close()
 	se.events.over(se.c.Stats())
-	se.tapClient.close()
-	se.tapRelay.close()
+	se.rawClient.Close()
+	se.rawRelay.Close()
 }
 
 // awaitEnd waits until somebody who is about to end the session has told the client.

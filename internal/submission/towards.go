@@ -19,7 +19,7 @@ func (se *session) connect() bool {
 	se.connN++
 	target := se.target.Next(se.connN, se.events.towards(se.target.Host()))
 	label := target.Label()
-	conn, e := target.Dial(se.ctx, se.xclientAttrs(), func(text string) { se.log.Warning("%s%s", label, text) }, se.tapRelay.tap())
+	conn, e := target.Dial(se.ctx, se.xclientAttrs(), func(text string) { se.log.Warning("%s%s", label, text) }, se.rawRelay.Tap(se.rawlogFailed))
 	if e != nil {
 		if e.Kind != client.Cancelled {
 			se.fatal(e, label, e.Codes)

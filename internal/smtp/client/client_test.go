@@ -656,6 +656,64 @@ func TestAuth(t *testing.T) {
 	})
 }
 
+// The tap, whose file the user may read, has nothing of what logs in.
+func TestTapHasNoPassword(t *testing.T) {
+	for name, tt := range map[string]struct {
+		password  string
+		challenge string // what it has of those
+	}{
+		"PLAIN":      {"p", ""},
+		"PLAIN long": {strings.Repeat("p", 400), "334 <hidden>\r\n"},
+		"LOGIN":      {"p", "334 <hidden>\r\n334 <hidden>\r\n"},
+		"CRAM-MD5":   {"p", "334 <hidden>\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leak.Check(t)
+			mech, _, _ := strings.Cut(name, " ")
+			script := relay.Script{}
+			if mech == "CRAM-MD5" { // the relay takes its response for a command
+				script[relay.AUTH] = []relay.Behaviour{relay.Reply("334 PDE+")}
+				script[relay.Other] = []relay.Behaviour{relay.Reply("235 2.7.0 Authentication successful")}
+			}
+			r := relay.Start(t, relay.Options{Caps: []string{"AUTH " + mech}, Script: script})
+			cfg := config(r)
+			cfg.User, cfg.Password = "u", tt.password
+			var tapped [2]strings.Builder
+			cfg.Tap = func(in bool, b []byte) {
+				if in {
+					tapped[0].Write(b)
+				} else {
+					tapped[1].Write(b)
+				}
+			}
+			o := dial(t, cfg)
+			o.do("NOOP")
+			o.c.Close()
+			o.ends.Wait()
+			ehlo := "250-relay.test\r\n250 AUTH " + mech + "\r\n"
+			in := "220 relay.test ESMTP ready\r\n" + ehlo + tt.challenge + "235 2.7.0 Authentication successful\r\n" + ehlo + "250 2.0.0 Ok\r\n"
+			out := "EHLO host.test\r\nAUTH " + mech + " <hidden>\r\nEHLO host.test\r\nNOOP\r\nQUIT\r\n"
+			if got := strings.TrimSuffix(tapped[0].String(), "221 2.0.0 Bye\r\n"); got != in {
+				t.Errorf("in:\n%s\nwant\n%s", got, in)
+			}
+			if got := tapped[1].String(); got != out {
+				t.Errorf("out:\n%s\nwant\n%s", got, out)
+			}
+		})
+	}
+}
+
+// A relay that does not know the password may not just say that all is well.
+func TestScramWithoutProof(t *testing.T) {
+	leak.Check(t)
+	r := relay.Start(t, relay.Options{Caps: []string{"AUTH SCRAM-SHA-256"}, Script: relay.Script{relay.AUTH: {relay.Reply("235 2.7.0 welcome")}}})
+	cfg := config(r)
+	cfg.User, cfg.Password = "u", "p"
+	if _, e := Dial(t.Context(), cfg); e == nil || e.Kind != ConnectFailed || !strings.Contains(e.Log, "has not proved that it knows the password") {
+		t.Errorf("%v", e)
+	}
+}
+
 // XCLIENT with a user comes before AUTH; without, when Introduce says so.
 func TestXclient(t *testing.T) {
 	attrs := []smtp.XclientAttr{{Name: "HELO", Value: "h"}, {Name: "ADDR", Value: "192.0.2.1"}}

@@ -60,7 +60,7 @@ type Config struct {
 	IdleTimeout    time.Duration // without any command, until Hooks.Idle; 0: none
 
 	Warn func(text string)          // a line about what the relay said amiss; nil: none
-	Tap  func(in bool, data []byte) // is lent what is read (in) and written, in clear; nil: none
+	Tap  func(in bool, data []byte) // is lent what is read (in) and written, in clear but for what logs in; nil: none
 
 	Watcher Watcher // hears of the connection and its commands; nil: nobody
 }
@@ -97,6 +97,7 @@ type Conn struct {
 	dialing context.Context // Dial's, during Dial
 	phase   string          // of Dial, for a log line
 	asked   pending         // with a Watcher: the command that waits, during Dial
+	hidden  bool            // the tap is not lent what passes, during Dial
 
 	hooks Hooks
 	ended chan struct{} // closed when the reader has ended; nil before Start
@@ -305,7 +306,7 @@ func (c *Conn) tap(in bool, b []byte) {
 		}
 		n.Add(uint64(len(b)))
 	}
-	if c.cfg.Tap != nil && len(b) > 0 {
+	if c.cfg.Tap != nil && len(b) > 0 && !c.hidden {
 		c.cfg.Tap(in, b)
 	}
 }

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"dovetail/internal/sasl"
 	"dovetail/internal/smtp"
 )
 
@@ -328,93 +326,4 @@ func (c *Conn) startTLS(ctx context.Context) *Error {
 	c.mu.Unlock()
 	c.nc, c.raw, c.tls = t, nil, true
 	return nil
-}
-
-// mechanisms are tried in this order when the relay does not offer PLAIN.
-var mechanisms = [...]string{"SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "LOGIN", "XOAUTH2", "OAUTHBEARER"}
-
-// mechanism chooses how to log in. A relay that offers nothing known gets PLAIN, as from
-// Dovecot.
-func (c *Conn) mechanism() string {
-	offered := map[string]bool{}
-	for _, m := range c.caps.Auth {
-		offered[m] = true
-	}
-	if !offered["PLAIN"] {
-		for _, m := range mechanisms {
-			if offered[m] {
-				return m
-			}
-		}
-	}
-	return "PLAIN"
-}
-
-// login authenticates. No error or log line has what it sends.
-func (c *Conn) login() *Error {
-	if !c.has(smtp.CapAuth) {
-		return &Error{Kind: ConnectFailed, Log: "Authentication not supported"}
-	}
-	credentials := sasl.Credentials{User: c.cfg.User, Password: c.cfg.Password, Host: c.cfg.Host, Port: int(c.cfg.Port)}
-	if c.cfg.MasterUser != "" {
-		credentials.User, credentials.Authzid = c.cfg.MasterUser, c.cfg.User
-	}
-	name := c.mechanism()
-	mech, err := sasl.New(name, credentials)
-	if err != nil {
-		return authFailed(err.Error())
-	}
-	_, initial, err := mech.Start()
-	if err != nil {
-		return authFailed(err.Error())
-	}
-	line := "AUTH " + name
-	switch encoded := base64.StdEncoding.EncodeToString(initial); {
-	case initial == nil:
-	case encoded == "":
-		line += " ="
-		initial = nil
-	case len(line)+1+len(encoded) <= maxLine:
-		line += " " + encoded
-		initial = nil
-	}
-	c.phase = "Authentication"
-	for kind := command; ; kind = answer {
-		r, e := c.step(line, kind)
-		if e != nil {
-			return e
-		}
-		if r.Class() == 2 {
-			return nil
-		}
-		if r.Code != 334 {
-			e := refusal(r, Refused)
-			if e.Kind != Closing {
-				e.Log = "Authentication failed: " + r.Split().OneLine(maxLogged)
-			}
-			return e
-		}
-		if len(r.Text) > 1 {
-			return authFailed("Server returned multi-line reply: " + r.OneLine(maxLogged))
-		}
-		answer := initial
-		switch {
-		case initial == nil:
-			challenge, err := base64.StdEncoding.DecodeString(r.Text[0])
-			if err != nil {
-				return authFailed("Server sent non-base64 input for AUTH: " + r.OneLine(maxLogged))
-			}
-			if answer, err = mech.Next(challenge); err != nil {
-				return authFailed(err.Error())
-			}
-		case r.Text[0] != "":
-			return authFailed("Server sent unexpected server-first challenge: " + r.OneLine(maxLogged))
-		}
-		initial = nil
-		line = base64.StdEncoding.EncodeToString(answer)
-	}
-}
-
-func authFailed(why string) *Error {
-	return &Error{Kind: ConnectFailed, Log: "Authentication failed: " + why}
 }
