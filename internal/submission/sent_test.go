@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"dovetail/internal/process/event"
 	"dovetail/internal/smtp"
@@ -35,5 +36,16 @@ func TestEndThatIsNotToldYet(t *testing.T) {
 	}
 	if !se.over() {
 		t.Error("the session has not ended")
+	}
+}
+
+// The wait for the relay's answers ends by itself, however short it is.
+func TestAwaitFinalsEnds(t *testing.T) {
+	se := &session{finals: 1}
+	se.cond.L = &se.mu
+	for d := range 3000 {
+		se.mu.Lock()
+		se.awaitFinalsLocked(time.Duration(d) * 10)
+		se.mu.Unlock()
 	}
 }

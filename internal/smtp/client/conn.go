@@ -121,8 +121,8 @@ type Conn struct {
 	head    int         // guarded by mu
 	telling bool        // guarded by mu: a function hears of a reply that has left the queue
 	err     *Error      // guarded by mu: why nothing works any more
-	writing bool        // guarded by mu: a write is going on, or stopped halfway
-	partial bool        // guarded by mu: ... in a body
+	writing bool        // guarded by mu: a write is going on
+	partial bool        // guarded by mu: the relay would not take QUIT for a command
 	expires time.Time   // guarded by mu: when the oldest command, or idleness, is out of time
 	timer   *time.Timer // guarded by mu; nil before it is first needed
 	fires   time.Time   // guarded by mu: when timer does
@@ -270,13 +270,23 @@ func (c *Conn) endLocked(e *Error) (quit bool) {
 	}
 	if c.writing {
 		// Most often what was answered has just left, and its writer does not know yet.
-		late := time.AfterFunc(quitWait, c.cond.Broadcast)
-		defer late.Stop()
-		for began := time.Now(); c.writing && time.Since(began) < quitWait; {
-			c.cond.Wait()
-		}
+		c.awaitLocked(quitWait, func() bool { return !c.writing })
 	}
-	return !c.writing
+	return !c.writing && !c.partial
+}
+
+// awaitLocked waits until ok, which is called with mu held, at most for d.
+func (c *Conn) awaitLocked(d time.Duration, ok func() bool) {
+	deadline := time.Now().Add(d) // before the timer's: when that goes off it has passed
+	timer := time.AfterFunc(d, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.cond.Broadcast()
+	})
+	defer timer.Stop()
+	for !ok() && time.Now().Before(deadline) {
+		c.cond.Wait()
+	}
 }
 
 // shut closes the socket. QUIT's answer is not awaited (clauses S4.9, S4.12).

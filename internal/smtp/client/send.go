@@ -205,17 +205,18 @@ func (c *Conn) write(b []byte) *Error {
 	c.mu.Unlock()
 	n, err := c.writeSome(b)
 	c.tap(false, b[:n])
-	if err != nil {
-		// What the relay said before it closed is worth more than the error.
-		return c.writeFailed(ioError("write", c.stream(), err))
-	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.writing = false
-	if c.err != nil {
+	c.partial = c.partial || err != nil
+	e := c.err
+	if e != nil {
 		c.cond.Broadcast() // for QUIT
 	}
-	return c.err
+	c.mu.Unlock()
+	if err != nil {
+		return c.writeFailed(ioError("write", c.stream(), err))
+	}
+	return e
 }
 
 func (c *Conn) writeSome(b []byte) (n int, err error) {
@@ -242,17 +243,12 @@ func (c *Conn) writeSome(b []byte) (n int, err error) {
 const lastWords = time.Second
 
 // writeFailed ends the connection after a failed write: with e, unless the reader hears
-// more.
+// more. What the relay said before it closed is worth more than the error.
 func (c *Conn) writeFailed(e *Error) *Error {
 	if e.Kind == Lost {
 		c.nc.SetReadDeadline(time.Now().Add(lastWords))
 		c.mu.Lock()
-		timer := time.AfterFunc(2*lastWords, c.cond.Broadcast)
-		deadline := time.Now().Add(2 * lastWords)
-		for c.err == nil && time.Now().Before(deadline) {
-			c.cond.Wait()
-		}
-		timer.Stop()
+		c.awaitLocked(2*lastWords, func() bool { return c.err != nil })
 		c.mu.Unlock()
 	}
 	c.fail(e)
