@@ -311,6 +311,9 @@ func validChroot(dirs, chroot string) bool {
 	return false
 }
 
+// maxDatabaseLine is for a group that everybody is in.
+const maxDatabaseLine = 16 << 20
+
 // lookupID returns the number of a user or group, which may be given as one.
 func lookupID(path, name, unknown string) (uint32, error) {
 	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
@@ -322,6 +325,7 @@ func lookupID(path, name, unknown string) (uint32, error) {
 	}
 	defer file.Close()
 	sc := bufio.NewScanner(file)
+	sc.Buffer(nil, maxDatabaseLine)
 	for sc.Scan() {
 		f := strings.SplitN(sc.Text(), ":", 4)
 		if len(f) < 3 || f[0] != name {
@@ -330,6 +334,9 @@ func lookupID(path, name, unknown string) (uint32, error) {
 		if n, err := strconv.ParseUint(f[2], 10, 32); err == nil {
 			return uint32(n), nil
 		}
+	}
+	if err := sc.Err(); err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	return 0, errors.New(unknown + name)
 }

@@ -1,7 +1,10 @@
 package submission
 
 import (
+	"bufio"
+	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -118,5 +121,30 @@ func TestFields(t *testing.T) {
 	}
 	if u, err := made(t, who, ""); err != nil || u.hostname != "machine.test" {
 		t.Errorf("without a hostname: %v, %v", u, err)
+	}
+}
+
+// A group may have very many members; a line that cannot be read is no missing group.
+func TestLongGroupLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "group")
+	write := func(octets int) {
+		t.Helper()
+		text := "everybody:x:100:" + strings.Repeat("member,", octets/7) + "\nstaff:x:101:\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(200 << 10)
+	for name, want := range map[string]uint32{"everybody": 100, "staff": 101, "7": 7} {
+		if n, err := lookupID(path, name, "unknown: "); n != want || err != nil {
+			t.Errorf("%s: %d, %v", name, n, err)
+		}
+	}
+	if _, err := lookupID(path, "nobody", "unknown: "); err == nil || err.Error() != "unknown: nobody" {
+		t.Error(err)
+	}
+	write(maxDatabaseLine)
+	if _, err := lookupID(path, "staff", "unknown: "); !errors.Is(err, bufio.ErrTooLong) {
+		t.Error(err)
 	}
 }

@@ -538,6 +538,20 @@ func TestHandshakeFailures(t *testing.T) {
 	}
 }
 
+// A relay that always has something more to say, but never all, has the time of a step.
+func TestSlowHandshake(t *testing.T) {
+	leak.Check(t)
+	dribble := relay.Dribble(20*time.Millisecond, "220-more\r\n")
+	for step, want := range map[relay.Step]string{relay.Banner: "Connection timed out after 0 seconds", relay.EHLO: "SMTP handshake timed out after 0 seconds"} {
+		r := relay.Start(t, relay.Options{Script: relay.Script{step: {dribble}}})
+		cfg := config(r)
+		cfg.ConnectTimeout = 200 * time.Millisecond
+		if _, e := Dial(t.Context(), cfg); e == nil || e.Kind != ConnectFailed || e.Log != want {
+			t.Errorf("%s: %v", step, e)
+		}
+	}
+}
+
 func TestGreetingOtherThan220(t *testing.T) {
 	leak.Check(t)
 	r := relay.Start(t, relay.Options{Script: relay.Script{relay.Banner: {relay.Reply("250 hello")}}})

@@ -119,6 +119,9 @@ func (c *Conn) handshake(ctx context.Context) *Error {
 		}
 	}
 	c.phase = "Connection"
+	if e := c.setDeadline(); e != nil {
+		return e
+	}
 	greeting, e := c.reply()
 	if e != nil {
 		return e
@@ -205,10 +208,16 @@ func (c *Conn) step(line string, kind pendingKind) (smtp.Reply, *Error) {
 	return r, e
 }
 
-// ask sends a line and waits for the reply; before Start.
+// ask sends a line and waits for the reply, which has one step's time; before Start.
 func (c *Conn) ask(line string) (smtp.Reply, *Error) {
-	if e := c.writeNow(append([]byte(line), '\r', '\n')); e != nil {
+	if e := c.setDeadline(); e != nil {
 		return smtp.Reply{}, e
+	}
+	b := append([]byte(line), '\r', '\n')
+	n, err := c.nc.Write(b)
+	c.tap(false, b[:n])
+	if err != nil {
+		return smtp.Reply{}, c.dialError("write", err)
 	}
 	return c.reply()
 }
@@ -222,20 +231,7 @@ func (c *Conn) setDeadline() *Error {
 	return nil
 }
 
-// writeNow writes b; before Start.
-func (c *Conn) writeNow(b []byte) *Error {
-	if e := c.setDeadline(); e != nil {
-		return e
-	}
-	n, err := c.nc.Write(b)
-	c.tap(false, b[:n])
-	if err != nil {
-		return c.dialError("write", err)
-	}
-	return nil
-}
-
-// reply waits for a reply; before Start.
+// reply waits for a reply, until the step's deadline; before Start.
 func (c *Conn) reply() (smtp.Reply, *Error) {
 	for {
 		if c.in != nil {
@@ -250,9 +246,6 @@ func (c *Conn) reply() (smtp.Reply, *Error) {
 			if ok {
 				return r, nil
 			}
-		}
-		if e := c.setDeadline(); e != nil {
-			return smtp.Reply{}, e
 		}
 		b := getBuffer()
 		n, err := c.nc.Read(*b)

@@ -116,6 +116,23 @@ func HalfLine(text string) Behaviour {
 	}}
 }
 
+// Dribble sends text again and again, every d, until the peer leaves or the test ends. It
+// does not read.
+func Dribble(d time.Duration, text string) Behaviour {
+	return Behaviour{does: fmt.Sprintf("sends %q every %v", text, d), act: func(c *session) bool {
+		tick := time.NewTicker(d)
+		defer tick.Stop()
+		for c.write(text) {
+			select {
+			case <-tick.C:
+			case <-c.stop:
+				return false
+			}
+		}
+		return false
+	}}
+}
+
 // Stall stops reading until the connection is closed by the peer or the test.
 func Stall() Behaviour {
 	return Behaviour{does: "stops reading", act: func(c *session) bool {

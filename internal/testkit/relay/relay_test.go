@@ -88,6 +88,7 @@ func TestBehaviours(t *testing.T) {
 		{Reset(), "", "reset"},
 		{After(time.Millisecond, Reply("250 late")), "250 late\r\n", "open"},
 		{When(told, Reply("250 told")), "250 told\r\n", "open"},
+		{Dribble(time.Hour, "250-more\r\n"), "250-more\r\n", "mute"},
 		{Stall(), "", "mute"},
 	} {
 		t.Run(c.b.String()[:min(30, len(c.b.String()))], func(t *testing.T) {
