@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -123,8 +124,15 @@ type parser struct {
 	open     []frame           // sections around the line; open[0] is the root
 	sections int               // unnamed sections that are not filters, so far
 	seen     map[string]seenAt // clause C10.11: path of a setting in a filter or section -> first place
-	headless *line             // the last line was the head of a section without its brace
+	headless *headless         // the last line was the head of a section without its brace
 	old      obsolete
+}
+
+// A headless is the head of a section without its brace, and where it stands.
+type headless struct {
+	line
+	text   string
+	pieces []piece
 }
 
 // A seenAt is a place as Dovecot names it in a warning.
@@ -237,10 +245,11 @@ func (p *parser) apply(in *input, l line) {
 		}
 		return
 	}
-	headless := p.headless
+	head := p.headless
 	p.headless = nil
-	if headless != nil && p.lex.text == "{" {
-		p.openSection(*headless) // it has been reported
+	if head != nil && p.lex.text == "{" {
+		p.lex.text, p.lex.pieces = head.text, head.pieces // messages point there
+		p.openSection(head.line)                          // it has been reported
 		return
 	}
 	if p.top().quiet {
@@ -343,7 +352,8 @@ func (p *parser) bad(l line) {
 		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
 	case section:
 		detail = fmt.Sprintf("The head of a section is `%s name {`, with the brace on the same line.", l.key)
-		p.headless = &line{kind: lineOpen, key: l.key, value: l.value, named: l.named}
+		head := line{kind: lineOpen, key: l.key, value: l.value, named: l.named, valueAt: l.valueAt, end: l.end}
+		p.headless = &headless{head, p.lex.text, slices.Clone(p.lex.pieces)}
 	case strings.HasSuffix(l.key, "{"):
 		detail = "There must be a blank before the brace."
 		defer p.push(frame{key: l.key, scope: p.top().scope, quiet: true})
