@@ -1,7 +1,6 @@
 package smtp
 
 import (
-	"strconv"
 	"strings"
 )
 
@@ -114,16 +113,4 @@ func (r Reply) OneLine(limit int) string {
 		return b.String()
 	}
 	return b.String()[:max(limit-3, 0)] + "..."
-}
-
-// ParseCode reads a reply code at the beginning of a line; 0 if there is none.
-func ParseCode(line string) int {
-	if len(line) < 3 {
-		return 0
-	}
-	n, err := strconv.Atoi(line[:3])
-	if err != nil || n < 200 || n > 599 {
-		return 0
-	}
-	return n
 }

@@ -49,7 +49,6 @@ type message struct {
 	answer smtp.Reply      // the relay's, once it came
 	cmd    *server.Command // that ends the message, once it came
 	codes  bool
-	nrcpt  int
 	out    uint64 // octets for the relay
 }
 
@@ -63,8 +62,7 @@ func (se *session) newMessage() *message {
 	}
 	b := (*m.buf)[:client.ChunkRoom]
 	se.mu.Lock()
-	m.nrcpt = m.tx.accepted
-	only, id := m.tx.only, m.tx.id
+	accepted, only, id := m.tx.accepted, m.tx.only, m.tx.id
 	se.mu.Unlock()
 	helo := se.helo
 	if helo == "" && !se.introduced {
@@ -74,7 +72,7 @@ func (se *session) newMessage() *message {
 		Helo: helo, IP: se.u.remote.Addr(), Host: se.u.hostname, Ext: se.esmtp, TLS: se.tls, ID: id,
 		From: m.tx.from, Date: m.tx.received,
 	}
-	if m.nrcpt == 1 {
+	if accepted == 1 {
 		r.For = &only
 	}
 	*m.buf = r.Append(b)
@@ -350,12 +348,15 @@ func (m *message) conclude() {
 const maxLogged = 128 // octets of the relay's reply in a line
 
 func (m *message) log(r smtp.Reply) {
+	m.se.mu.Lock()
+	nrcpt := m.tx.accepted
+	m.se.mu.Unlock()
 	if r.Class() == 2 {
 		m.se.log.Info("Successfully relayed message: from=<%s>, size=%d, id=%s, nrcpt=%d, reply=`%s'",
-			m.tx.from, m.size, m.tx.id, m.nrcpt, r.OneLine(maxLogged))
+			m.tx.from, m.size, m.tx.id, nrcpt, r.OneLine(maxLogged))
 	} else {
 		m.se.log.Info("Failed to relay message: from=<%s>, size=%d, nrcpt=%d, reply=`%s'",
-			m.tx.from, m.size, m.nrcpt, r.OneLine(maxLogged))
+			m.tx.from, m.size, nrcpt, r.OneLine(maxLogged))
 	}
 }
 

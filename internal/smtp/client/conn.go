@@ -89,8 +89,7 @@ type Conn struct {
 	cfg  *Config
 	name string // "192.0.2.1:25", for logs
 	nc   net.Conn
-	raw  syscall.RawConn // of a plaintext connection; nil: reads and writes go through nc
-	tls  bool
+	raw  syscall.RawConn   // of a plaintext connection; nil: reads and writes go through nc
 	caps smtp.Capabilities // the owner's
 	old  bool              // the relay knows no EHLO
 
@@ -128,9 +127,6 @@ type Conn struct {
 	fires   time.Time   // guarded by mu: when timer does
 	stopped bool        // guarded by mu: no timer any more
 
-	// Counts for logs, guarded by mu.
-	commands, replies uint64
-
 	nin, nout atomic.Uint64 // octets, with a Watcher
 }
 
@@ -161,9 +157,6 @@ func (c *Conn) Caps() *smtp.Capabilities { return &c.caps }
 
 // stream names the connection where it broke, as Dovecot does.
 func (c *Conn) stream() string { return fmt.Sprintf("(conn:%s,id=%d)", c.name, c.cfg.ID) }
-
-// Name returns the address and port that were connected to.
-func (c *Conn) Name() string { return c.name }
 
 // Err returns why the connection is over, or nil. Any goroutine may call it.
 func (c *Conn) Err() *Error {

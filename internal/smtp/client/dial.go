@@ -317,6 +317,6 @@ func (c *Conn) startTLS(ctx context.Context) *Error {
 	c.mu.Lock()
 	c.partial = false
 	c.mu.Unlock()
-	c.nc, c.raw, c.tls = t, nil, true
+	c.nc, c.raw = t, nil
 	return nil
 }

@@ -73,7 +73,6 @@ func (c *Conn) lost(err error) *Error {
 // dispatch gives a reply to the command that waits for it.
 func (c *Conn) dispatch(r smtp.Reply) bool {
 	c.mu.Lock()
-	c.replies++
 	if r.Code == 421 {
 		c.mu.Unlock()
 		c.fail(refusal(r, Closing))

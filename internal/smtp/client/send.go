@@ -83,7 +83,6 @@ func (c *Conn) push(p pending) *Error {
 		w.Sent(p.verb)
 	}
 	c.queue = append(c.queue, p)
-	c.commands++
 	if len(c.queue)-c.head == 1 {
 		c.armLocked(time.Now())
 	}

@@ -77,9 +77,6 @@ func exists(path string) bool {
 // HasIMAP says whether there is an imap service: Dovecot's, with imap in its protocols.
 func (s *Services) HasIMAP() bool { return s.sockets.HasIMAP() }
 
-// Close lets go of the sockets.
-func (s *Services) Close() { s.sockets.Close() }
-
 // Options say who a user is and what may be used for him.
 type Options struct {
 	Reader imapurl.Reader

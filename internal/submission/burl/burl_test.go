@@ -311,7 +311,7 @@ func TestWays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer nowhere.Close()
+	defer nowhere.sockets.Close()
 	socket := filepath.Join(dir, "imap-urlauth")
 	if err := os.WriteFile(socket, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -320,7 +320,7 @@ func TestWays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer direct.Close()
+	defer direct.sockets.Close()
 	reader := imapurl.Reader{User: "alice", Host: "mx.test", Port: 143}
 	login := urlauth.Login{Token: "x"}
 	program := func() (urlauth.Program, error) { return urlauth.Program{}, errors.New("none") }
@@ -360,7 +360,7 @@ func TestDiffers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer services.Close()
+	defer services.sockets.Close()
 	asked, why, fails := 0, "", errors.New("nobody knows")
 	l := &lines{}
 	f := New(Options{
