@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -387,6 +388,29 @@ func FuzzPasswdLine(f *testing.F) {
 		}
 		if strings.Contains(name, ":") || !userdb && (u.uid >= 0 || u.gid >= 0 || u.home != "") {
 			t.Fatalf("%q: %q, %+v", line, name, u)
+		}
+	})
+}
+
+// Whatever a user is called, his file is below the directory of the template.
+func FuzzPasswdPath(f *testing.F) {
+	for _, user := range []string{"bob@example.org", "daemon@..", "..@..", "@", ".@.", "../x@../..", "..", "x@..x", ".@x/../..", "\x00@\xff"} {
+		f.Add(user)
+	}
+	s := &Server{}
+	var dbs []*passwdDB
+	for _, rest := range []string{"%d/passwd", "%d", "x%d/%n/passwd", ".%n", "%d/%n/users", "%n%d/../%d/users", "%Ld/%1n/%R{domain}"} {
+		dbs = append(dbs, s.passwdDB("/d/pw/"+rest, false))
+	}
+	f.Fuzz(func(t *testing.T, user string) {
+		for _, db := range dbs {
+			file, err := db.file(&request{srv: s, user: user})
+			if err != nil {
+				continue
+			}
+			if clean := path.Clean(file.path); !strings.HasPrefix(clean, "/d/pw/"+db.begin) {
+				t.Errorf("%q: %s is %s", user, db.path, clean)
+			}
 		}
 	})
 }

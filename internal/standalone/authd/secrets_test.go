@@ -3,6 +3,7 @@ package authd
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"dovetail/internal/process/event"
 )
@@ -25,7 +26,8 @@ func TestFieldsAreNotQuoted(t *testing.T) {
 		}
 	}
 
-	s, log := newServer(t, Options{}, `
+	synctest.Test(t, func(t *testing.T) { // for the time that failures take
+		s, log := newServer(t, Options{}, `
 passdb {
   driver = passwd-file
   args = scheme=PLAIN username_format=%n @DIR@/users
@@ -58,26 +60,27 @@ userdb {
   args = username_format=%n @DIR@/users
 }
 `, [2]string{"users", "pass:x::::::pass=hunter8%{zz}\nlong:x::::::pass=50%{hunter8\nuser:x:1:1::::userdb_pass=hunter8%{zz}\n"})
-	defer s.Close()
-	c := dial(t, s, "login", 7)
-	for i, user := range []string{"pass@file", "long@file", "user@file", "a@password", "a@args", "a@default", "a@override"} {
-		if got := c.ask(plainAuth(i+1, user, "x")); !strings.HasSuffix(got, "\tuser="+user+"\tcode=temp_fail") {
-			t.Errorf("%s: %q", user, got)
+		defer s.Close()
+		c := dial(t, s, "login", 7)
+		for i, user := range []string{"pass@file", "long@file", "user@file", "a@password", "a@args", "a@default", "a@override"} {
+			if got := c.ask(plainAuth(i+1, user, "x")); !strings.HasSuffix(got, "\tuser="+user+"\tcode=temp_fail") {
+				t.Errorf("%s: %q", user, got)
+			}
 		}
-	}
-	c.close()
-	m := dial(t, s, "auth-master", 0)
-	if got := m.ask("USER\t1\tuser\tservice=submission"); got != "FAIL\t1" {
-		t.Error(got)
-	}
-	m.close()
-	lines := log.get()
-	for _, l := range lines {
-		if strings.Contains(l, secret) || !strings.Contains(l, ": Failed to expand ") || !strings.Contains(l, "pass") {
-			t.Error(l)
+		c.close()
+		m := dial(t, s, "auth-master", 0)
+		if got := m.ask("USER\t1\tuser\tservice=submission"); got != "FAIL\t1" {
+			t.Error(got)
 		}
-	}
-	if len(lines) != 8 {
-		t.Errorf("%d lines: %q", len(lines), lines)
-	}
+		m.close()
+		lines := log.get()
+		for _, l := range lines {
+			if strings.Contains(l, secret) || !strings.Contains(l, ": Failed to expand ") || !strings.Contains(l, "pass") {
+				t.Error(l)
+			}
+		}
+		if len(lines) != 8 {
+			t.Errorf("%d lines: %q", len(lines), lines)
+		}
+	})
 }
