@@ -35,8 +35,8 @@ const (
 	watchAfter = time.Second                   // of a wait for the relay, until the client is watched
 
 	// stopAnswer is for the answer to a message that the relay may have when the process is
-	// stopped, or the user kicked. Five seconds after that the connection would be closed,
-	// and the client may take one of them to read the last reply.
+	// stopped, or the user kicked. The process closes the connection five seconds after the
+	// stop, and the client may take one of them to read the last reply.
 	stopAnswer = 3500 * time.Millisecond
 )
 
