@@ -139,11 +139,7 @@ func (c *cell) expect() []string {
 }
 
 // fields are the user's settings.
-func (c *cell) fields() []string {
-	timer := slow
-	if c.odd.ends == "timed out" {
-		timer = quick
-	}
+func (c *cell) fields(timer string) []string {
 	f := []string{dovetail.Relay(c.port.Number), "submission_relay_connect_timeout=" + timer, "submission_relay_command_timeout=" + timer}
 	switch {
 	case c.smtps:
@@ -219,7 +215,12 @@ func TestRelayMatrix(t *testing.T) {
 	all := cells(t, wrong)
 	var users []dovetail.User
 	for i, c := range all {
-		users = append(users, dovetail.User{Name: fmt.Sprint("u", i), Fields: c.fields()})
+		timer := slow
+		if c.odd.ends == "timed out" {
+			timer = quick
+		}
+		name := fmt.Sprint("u", i)
+		users = append(users, dovetail.User{Name: name, Fields: c.fields(timer)}, dovetail.User{Name: name + "-next", Fields: c.fields(slow)})
 	}
 	steady := relay.Start(t, relay.Options{})
 	users = append(users, dovetail.User{Name: "steady", Fields: []string{dovetail.Relay(steady.Port)}})
@@ -278,7 +279,7 @@ func (c *cell) run(t *testing.T, s *dovetail.Server, user string, right, wrong *
 	r := relay.Start(t, o)
 	defer func() {
 		if t.Failed() {
-			t.Logf("log:\n%s\nrelay:\n%s", strings.Join(s.Lines("("+user+")"), "\n"), r.Transcript())
+			t.Logf("log:\n%s\nrelay:\n%s", strings.Join(append(s.Lines("("+user+")"), s.Lines("("+user+"-next)")...), "\n"), r.Transcript())
 		}
 	}()
 	cl := s.Login(t, c.way, user)
@@ -304,7 +305,7 @@ func (c *cell) run(t *testing.T, s *dovetail.Server, user string, right, wrong *
 		r = relay.Start(t, relay.Options{Listener: c.port.Listen(t), TLS: right, Implicit: true, Timeout: dovetail.Patience})
 	}
 	had := len(r.Messages())
-	next := s.Login(t, c.way, user)
+	next := s.Login(t, c.way, user+"-next") // who has time
 	message(next, "next")
 	next.Do("QUIT", "221")
 	next.ExpectEOF()

@@ -99,7 +99,7 @@ func (r *Running) lay(o Setup, config string) {
 		"dovecot.conf": {Data: config},
 		"etc/users":    {Data: strings.Join(append(slices.Clone(users), o.Users...), "\n") + "\n"},
 		"etc/pusers":   {Data: strings.Join(proxyUsers, "\n") + "\n"},
-		"etc/ck":       {Data: "#!/bin/sh\nexit 111\n", Mode: 0o755}, // checkpassword: try later
+		"etc/ck":       {Data: "#!/bin/sh\ncat <&3 >/dev/null\nexit 111\n", Mode: 0o755}, // checkpassword: try later
 		"tls/cert.pem": {Data: string(r.Cert.Cert)},
 		"tls/key.pem":  {Data: string(r.Cert.Key), Mode: 0o600},
 		"tls/ca.pem":   {Data: string(r.CA.Cert)},
