@@ -50,14 +50,14 @@ func TestPairings(t *testing.T) {
 		}
 		t.Run(id(sc.name), func(t *testing.T) {
 			t.Parallel()
-			truth := sc.play(t, system.Dovecot)
+			truth := sc.played(t, system.Dovecot)
 			if len(truth.lines()) < 2 {
 				t.Fatalf("the record is almost empty: %q", truth.lines())
 			}
 			for _, sys := range []system.System{system.Dovecot, system.OursLogin, system.OursWorker, system.OursBoth} {
 				t.Run(sys.String(), func(t *testing.T) {
 					t.Parallel()
-					got := sc.play(t, sys)
+					got := sc.played(t, sys)
 					d, used := compared(sys, truth, got)
 					if len(used) > 0 {
 						t.Logf("differences on purpose: %s", strings.Join(used, ", "))

@@ -410,5 +410,8 @@ func (w *world) quiet(user, password string) string {
 	line, _ := c.TryLine()
 	_ = c.TryWrite("QUIT\r\n")
 	_, _ = c.TryLine()
+	if strings.HasPrefix(line, "235") {
+		w.quietLogins++
+	}
 	return line
 }

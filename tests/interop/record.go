@@ -75,7 +75,7 @@ func (w *world) chapter(name string) {
 		// Every session leaves a line of the login process; each login one of the worker, too.
 		log = w.inst.WaitFor(func(lines []string) bool {
 			return logins(lines) <= logouts(lines) &&
-				count(lines, "submission-login: Info: Login: ", "submission-login: Info: Disconnected: ", "submission-login: Error: haproxy: ") >= len(w.sessions)
+				count(lines, "submission-login: Info: Login: ", "submission-login: Info: Disconnected: ", "submission-login: Error: haproxy: ") >= len(w.sessions)+w.quietLogins
 		})
 	}
 	conns := w.relay.AllEnded()
