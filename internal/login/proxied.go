@@ -259,7 +259,7 @@ func (se *session) offer(p *proxied, ttl uint32) *proxy.Offer {
 					se.s.log.Error("%v", err)
 				}
 			}
-			return p.rawlog.Wrap(nc, func(err error) { se.s.log.Error("%v", err) })
+			return p.rawlog.Wrap(nc, se.rawlogFailed)
 		}
 	}
 	return o

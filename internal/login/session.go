@@ -164,7 +164,7 @@ func (se *session) dialogue(ctx context.Context) bool {
 	}
 	raw := se.openRawlog()
 	defer raw.Close()
-	o.Tap = se.tap(raw)
+	o.Tap = raw.Tap(se.rawlogFailed)
 	se.c = server.New(se.sock, o)
 	se.mu.Lock()
 	se.talk = se.c
@@ -300,21 +300,7 @@ func (se *session) openRawlog() *rawlog.Log {
 	return l
 }
 
-// tap returns what keeps the dialogue in l.
-func (se *session) tap(l *rawlog.Log) func(in bool, b []byte) {
-	if l == nil {
-		return nil
-	}
-	return func(in bool, b []byte) {
-		write := l.Out
-		if in {
-			write = l.In
-		}
-		if err := write(b); err != nil {
-			se.s.log.Error("%v", err)
-		}
-	}
-}
+func (se *session) rawlogFailed(err error) { se.s.log.Error("%v", err) }
 
 func (se *session) greet() {
 	se.c.Send(smtp.NewReply(220, "", se.view.hostname+" "+se.log.greeting()))
