@@ -122,9 +122,12 @@ func Start(t testing.TB, conf string) *Instance {
 	return i
 }
 
-// started says whether the services can be reached.
+// started says whether the services can be reached, and the master's pid is known.
 func (i *Instance) started() bool {
 	if !strings.Contains(i.Log(), "starting up for") {
+		return false
+	}
+	if pid, _ := os.ReadFile(i.Base + "/master.pid"); !bytes.HasSuffix(pid, []byte("\n")) {
 		return false
 	}
 	c, err := net.Dial("unix", i.Socket("config"))
