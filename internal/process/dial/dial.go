@@ -30,6 +30,8 @@ func Unix(ctx context.Context, path string, patience time.Duration, anew bool) (
 		}
 		var most time.Duration
 		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
 		case errors.Is(err, syscall.EAGAIN):
 			most = patience
 		case anew && (errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED)):
