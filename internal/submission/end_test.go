@@ -43,7 +43,7 @@ func TestShutdownAwaitsTheAnswer(t *testing.T) {
 			r.WaitMessages(1)
 			w.child.Signal(15)
 			idle.Expect("421 4.3.2 host.test Shutting down") // at once
-			c.ExpectSilence(300 * time.Millisecond) // this session hears of it on its own
+			c.ExpectSilence(300 * time.Millisecond)          // this session hears of it on its own
 			c.Send("NOOP")
 			c.ExpectSilence(50 * time.Millisecond)
 			close(answer)
