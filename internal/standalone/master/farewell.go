@@ -48,7 +48,8 @@ func (g *generation) closing() (ks []*socket) {
 }
 
 // turnAway closes the connections that wait at inet sockets, as a server does that has
-// nothing to say: to leave it to the kernel would reset them.
+// nothing to say: to leave it to the kernel would reset them. They are no more than the
+// queues hold, since deafen, nor than there are descriptors.
 func (g *generation) turnAway() {
 	if len(g.closing()) == 0 {
 		return
